@@ -1,0 +1,17 @@
+"""`caffe`, or an ImportError that says how to get it."""
+
+try:
+    import caffe
+except ImportError as error:
+    caffe = None
+    reason = str(error)
+else:
+    reason = "the module found is not Caffe (PyPI's package `caffe` is an empty placeholder)"
+
+if not hasattr(caffe, "Layer"):
+    raise ImportError(
+        f"the loss layers need Caffe with its Python layer: {reason}. Debian 11 and Ubuntu 20.04 "
+        f"have it as the package python3-caffe; from a checkout of caffe-losses, "
+        f"`tools/with-caffe COMMAND` runs any command where `import caffe` works; a Caffe of your "
+        f"own is found when its python folder is on PYTHONPATH."
+    )

@@ -1,0 +1,100 @@
+"""The losses as functions of arrays: what the layers compute, without Caffe.
+
+All arrays are (N, C, S): batch, channels, positions. Weightings and coefficients come from
+`weights.py`.
+"""
+
+from typing import Callable, Tuple
+
+import numpy as np
+
+from caffe_losses import kernels
+from caffe_losses.blocks import Index, Scratch, for_each_block, sum_over_blocks
+from caffe_losses.weights import Coefficients
+
+Weighting = Callable[[Index, Scratch], np.ndarray]
+Coefficienting = Callable[[Index, Scratch], Coefficients]
+
+
+def squared_error(prediction: np.ndarray, target: np.ndarray, weighting: Weighting) -> float:
+    """Half the sum of w (x - t)^2."""
+
+    def block_sum(index: Index, scratch: Scratch) -> float:
+        weight = weighting(index, scratch)
+        return kernels.squared_error(prediction[index], target[index], weight, scratch)
+
+    return sum_over_blocks(prediction.shape, block_sum) / 2
+
+
+def squared_error_gradient(
+    prediction: np.ndarray, target: np.ndarray, weighting: Weighting, scale: float, out: np.ndarray
+) -> None:
+    """scale * w (x - t), the gradient to the prediction x, written to `out`."""
+    factor = np.float32(scale)
+
+    def write_block(index: Index, scratch: Scratch) -> None:
+        weight = weighting(index, scratch)
+        weight = np.multiply(weight, factor, out=scratch.take(weight.shape))
+        kernels.squared_error_gradient(
+            prediction[index], target[index], weight, out[index], scratch
+        )
+
+    for_each_block(prediction.shape, write_block)
+
+
+def cross_entropy(score: np.ndarray, coefficients: Coefficienting) -> float:
+    """The sum of a sp(x) + b sp(-x) for the coefficients a, b; sp(z) = ln(1 + e^z)."""
+
+    def block_sum(index: Index, scratch: Scratch) -> float:
+        negative, positive = coefficients(index, scratch)
+        return kernels.cross_entropy(score[index], negative, positive, scratch)
+
+    return sum_over_blocks(score.shape, block_sum)
+
+
+def cross_entropy_gradient(
+    score: np.ndarray, coefficients: Coefficienting, scale: float, out: np.ndarray
+) -> None:
+    """scale * (a sigmoid(x) - b sigmoid(-x)), the gradient to the score x, written to `out`."""
+
+    def write_block(index: Index, scratch: Scratch) -> None:
+        negative, positive = coefficients(index, scratch)
+        kernels.cross_entropy_gradient(score[index], negative, positive, scale, out[index], scratch)
+
+    for_each_block(score.shape, write_block)
+
+
+def channel_sum_difference(prediction: np.ndarray, target: np.ndarray, index: Index) -> np.ndarray:
+    """s(x) - s(t) of a block of positions in float64, s being the sum over axis 1."""
+    images, _, positions = index
+    sums = [
+        np.add.reduce(array[images, :, positions], axis=1, dtype=np.float64, keepdims=True)
+        for array in (prediction, target)
+    ]
+    return sums[0] - sums[1]
+
+
+def channel_sum_squared_error(prediction: np.ndarray, target: np.ndarray) -> float:
+    """Half the sum of (s(x) - s(t))^2."""
+
+    def block_sum(index: Index, scratch: Scratch) -> float:
+        return float(np.square(channel_sum_difference(prediction, target, index)).sum())
+
+    return sum_over_blocks(positions_of(prediction), block_sum) / 2
+
+
+def channel_sum_squared_error_gradient(
+    prediction: np.ndarray, target: np.ndarray, scale: float, out: np.ndarray
+) -> None:
+    """scale * (s(x) - s(t)), the same for every element that was summed, written to `out`."""
+
+    def write_block(index: Index, scratch: Scratch) -> None:
+        images, _, positions = index
+        out[images, :, positions] = scale * channel_sum_difference(prediction, target, index)
+
+    for_each_block(positions_of(prediction), write_block)
+
+
+def positions_of(array: np.ndarray) -> Tuple[int, int, int]:
+    """The shape of an (N, C, S) array after a sum over its channels."""
+    return array.shape[0], 1, array.shape[2]

@@ -1,0 +1,270 @@
+"""Loss layers for imbalanced targets: the Euclidean family and the balanced cross-entropy.
+
+Name this module and one of its classes in a prototxt,
+
+    layer {
+      name: "loss" type: "Python" top: "loss" loss_weight: 1
+      bottom: "prediction" bottom: "target" bottom: "mask"
+      python_param {
+        module: "pylayerUtils" layer: "WeightedEuclideanLossLayer"
+        param_str: "{\\"balance\\": \\"batch\\"}"
+      }
+    }
+
+or in a net spec, `WeightedEuclideanLossLayer.spec(net.prediction, net.target, balance="batch")`.
+
+Notation: N is the batch size (axis 0), C the number of channels (axis 1), x the prediction or
+score, t the target or label, w a weight, sp(z) = ln(1 + e^z). Gradients are multiplied by the
+layer's loss_weight.
+
+All layers raise ValueError or TypeError for a param_str, a number of bottoms or shapes that do not
+fit, and FloatingPointError for a NaN or an infinity in a bottom and for a loss that overflows.
+"""
+
+from typing import Any, List, Optional
+
+import numpy as np
+
+from caffe_losses import losses
+from caffe_losses.layer import LossLayer, opposite
+from caffe_losses.parameters import CHECK_LABELS, Axis, Choice
+from caffe_losses.shapes import (
+    Shape,
+    as_batch_channel_position,
+    batch_size,
+    flat,
+    in_the_layout_of,
+    mask_view,
+    product,
+    require_mask,
+    require_same_layout,
+    require_same_shape,
+)
+from caffe_losses.values import raise_for_labels, require_finite, value_range
+from caffe_losses.weights import (
+    ClassesOfMask,
+    ClassesOfTarget,
+    CoefficientsOfClasses,
+    Constant,
+    WeightOfClasses,
+    class_weights,
+    count_classes,
+)
+
+__all__ = [
+    "ChannelSumEuclideanLossLayer",
+    "EuclideanLossLayer",
+    "WeightedEuclideanLossLayer",
+    "WeightedSigmoidCrossEntropyLossLayer",
+]
+
+BALANCE = Choice("image", "batch", "none", default="image")
+NORMALIZATION = Choice("WEIGHT", "BATCH_SIZE", "NONE", "FULL", "VALID", default="WEIGHT")
+
+
+class EuclideanLossLayer(LossLayer):
+    """Caffe's own EuclideanLoss as a Python layer: L = 1/(2N) sum (x - t)^2.
+
+    Bottoms: prediction (N, ...), target (same shape).
+    Gradients: (x - t) / N to the prediction, the negative of that to the target.
+    Parameters: none.
+    """
+
+    bottom_names = ("prediction", "target")
+    differentiable_bottoms = 2
+
+    def check_shapes(self, *shapes: Shape) -> None:
+        prediction, target = shapes
+        require_same_layout(self.name, "target", target, "prediction", prediction)
+
+    def compute_loss(self, *bottoms: np.ndarray) -> float:
+        prediction, target = map(flat, bottoms)
+        (batch,) = self.mean_over_ranks(batch_size(bottoms[0]))
+        self.weighting = Constant(1 / batch)
+        return losses.squared_error(prediction, target, self.weighting)
+
+    def compute_gradient(
+        self, loss_weight: float, diffs: List[Optional[np.ndarray]], *bottoms: np.ndarray
+    ) -> None:
+        prediction, target = map(flat, bottoms)
+        for diff, scale in opposite(diffs, loss_weight):
+            losses.squared_error_gradient(prediction, target, self.weighting, scale, flat(diff))
+
+
+class WeightedEuclideanLossLayer(LossLayer):
+    """Euclidean loss that gives the positive and the negative positions of a mask equal weight.
+
+    L = 1/(2N) sum_n [sum w (x - t)^2 / sum w], both inner sums over channels and positions of image
+    n. Mask > 0 is positive, = 0 negative, < 0 ignored. With P and Q positive and negative positions
+    a positive one weighs w = Q/(P+Q), a negative one P/(P+Q), an ignored one 0, on every channel.
+    Where P or Q is 0 no position weighs anything: loss 0 and gradient 0.
+
+    Bottoms: prediction (N, C, ...), target (same shape), and optionally a mask: (N, 1, ...) or
+    (N, ...) for all channels, or the prediction's shape. Without a mask a position is positive
+    where any channel of the target is not zero.
+    Gradients: w (x - t) / (N sum_n w) to the prediction, the negative of that to the target; zero
+    to the mask.
+
+    Parameters:
+        balance: "image" (default) counts P and Q in each image, so that a batch is the mean of its
+            images; "batch" counts them over the batch; "none" weighs every position that is not
+            ignored 1.
+        normalization: "WEIGHT" (default) divides by sum w of each image and by N (with balance
+            "batch" by sum w over the batch, and not by N). "BATCH_SIZE": L = 1/(2N) sum w (x - t)^2
+            with gradient w (x - t) / N, the update that the layer published under this name really
+            applied. "NONE", "FULL" (all elements) and "VALID" (elements not ignored) divide the
+            half sum as Caffe's LossParameter means them.
+
+    Source: the flux loss of Y. Wang et al., "DeepFlux for Skeletons in the Wild", CVPR 2019.
+    """
+
+    bottom_names = ("prediction", "target", "mask")
+    optional_bottoms = 1
+    differentiable_bottoms = 2
+    parameters = {"balance": BALANCE, "normalization": NORMALIZATION}
+
+    def check_shapes(self, *shapes: Shape) -> None:
+        require_same_layout(self.name, "target", shapes[1], "prediction", shapes[0])
+        for mask in shapes[2:]:
+            require_mask(self.name, "mask", mask, "prediction", shapes[0])
+
+    def classes(self, prediction: np.ndarray, target: np.ndarray, *mask: np.ndarray) -> Any:
+        """Which positions are positive and which negative."""
+        if mask:
+            return ClassesOfMask(mask_view(mask[0], prediction))
+        return ClassesOfTarget(in_the_layout_of(target, prediction))
+
+    def compute_loss(self, *bottoms: np.ndarray) -> float:
+        prediction, target = (in_the_layout_of(bottom, bottoms[0]) for bottom in bottoms[:2])
+        for mask in bottoms[2:]:
+            # A NaN would be neither positive nor negative, and so be ignored.
+            if not all(map(np.isfinite, value_range(as_batch_channel_position(mask)))):
+                require_finite(self.name, "mask", mask, self.iteration)
+        classes = self.classes(*bottoms)
+        self.weights = class_weights(
+            count_classes(classes),
+            prediction.shape,
+            prediction.shape[1] // classes.shape[1],
+            self.settings["balance"],
+            self.settings["normalization"],
+            self.mean_over_ranks,
+        )
+        return losses.squared_error(prediction, target, WeightOfClasses(classes, self.weights))
+
+    def compute_gradient(
+        self, loss_weight: float, diffs: List[Optional[np.ndarray]], *bottoms: np.ndarray
+    ) -> None:
+        prediction, target = (in_the_layout_of(bottom, bottoms[0]) for bottom in bottoms[:2])
+        weighting = WeightOfClasses(self.classes(*bottoms), self.weights)
+        for diff, scale in opposite(diffs, loss_weight):
+            out = in_the_layout_of(diff, bottoms[0])
+            losses.squared_error_gradient(prediction, target, weighting, scale, out)
+
+
+class WeightedSigmoidCrossEntropyLossLayer(LossLayer):
+    """Sigmoid cross-entropy that gives positive and negative labels equal weight.
+
+    L = 1/N sum_n [sum w l / sum w] with l = t sp(-x) + (1 - t) sp(x), both inner sums over channels
+    and positions of image n. Labels > 0 are positive, = 0 negative, < 0 ignored; the weights w are
+    those of WeightedEuclideanLossLayer, counted over all elements of the label.
+
+    Bottoms: score (N, ...), label (same layout) with values up to 1.
+    Gradient: w (sigmoid(x) - t) / (N sum_n w) to the score; zero to the label.
+
+    Parameters:
+        balance: "image" (default), "batch" or "none", as in WeightedEuclideanLossLayer.
+        normalization: "WEIGHT" (default), "BATCH_SIZE", "NONE", "FULL" or "VALID", as in
+            WeightedEuclideanLossLayer without the factor 1/2.
+        check_labels: "always" (default), "first" (the first batch) or "never" raise ValueError for
+            labels above 1, like masks of 0 and 255.
+
+    Source: with normalization "BATCH_SIZE" and labels 0 and 1 the class-balanced loss of S. Xie and
+    Z. Tu, "Holistically-Nested Edge Detection", ICCV 2015.
+    """
+
+    bottom_names = ("score", "label")
+    parameters = {"balance": BALANCE, "normalization": NORMALIZATION, "check_labels": CHECK_LABELS}
+
+    def check_shapes(self, *shapes: Shape) -> None:
+        score, label = shapes
+        require_same_layout(self.name, "label", label, "score", score)
+
+    def compute_loss(self, *bottoms: np.ndarray) -> float:
+        score, label = (in_the_layout_of(bottom, bottoms[0]) for bottom in bottoms)
+        if self.check_is_due() and not value_range(label).largest <= 1:
+            raise_for_labels(
+                self.name,
+                bottoms[1],
+                ~(bottoms[1] <= 1),
+                "at most 1",
+                "divide a mask of 0 and 255 by 255; give voids a negative label to ignore them",
+            )
+        self.weights = class_weights(
+            count_classes(ClassesOfMask(label)),
+            score.shape,
+            1,
+            self.settings["balance"],
+            self.settings["normalization"],
+            self.mean_over_ranks,
+        )
+        return losses.cross_entropy(score, CoefficientsOfClasses(label, self.weights))
+
+    def compute_gradient(
+        self, loss_weight: float, diffs: List[Optional[np.ndarray]], *bottoms: np.ndarray
+    ) -> None:
+        score, label, out = (
+            in_the_layout_of(array, bottoms[0]) for array in (*bottoms, *diffs) if array is not None
+        )
+        coefficients = CoefficientsOfClasses(label, self.weights)
+        losses.cross_entropy_gradient(score, coefficients, loss_weight, out)
+
+
+class ChannelSumEuclideanLossLayer(LossLayer):
+    """Euclidean loss of sums over an axis: L = 1/(2N) sum (s(x) - s(t))^2.
+
+    Bottoms: prediction (N, C, ...), target (same shape).
+    Gradients: (s(x) - s(t)) / N to every element of the prediction that was summed, the negative of
+    that to the target.
+
+    Parameters:
+        axis: the axis that s sums over, 1 by default; negative axes count from the end.
+        reduce: "axis" (default) sums that axis alone and equals a fixed 1x1 convolution of ones
+            before EuclideanLoss; "tail" sums that axis and all after it and equals Caffe's
+            Reduction layer (axis, SUM) before EuclideanLoss.
+
+    Source: the question "Trying to understand custom loss layer in caffe" and its answer.
+    """
+
+    bottom_names = ("prediction", "target")
+    differentiable_bottoms = 2
+    parameters = {"axis": Axis(default=1), "reduce": Choice("axis", "tail", default="axis")}
+
+    def check_shapes(self, *shapes: Shape) -> None:
+        prediction, target = shapes
+        require_same_shape(self.name, "target", target, "prediction", prediction)
+        axis = self.settings["axis"]
+        if not -len(prediction) <= axis < len(prediction):
+            raise ValueError(
+                f'{self.name}: parameter "axis" is {axis}, but the prediction has shape '
+                f"{prediction}; expected an axis that it has"
+            )
+
+    def summed(self, array: np.ndarray) -> np.ndarray:
+        """The view with what is summed as axis 1 of three."""
+        axis = self.settings["axis"] % array.ndim
+        end = axis + 1 if self.settings["reduce"] == "axis" else array.ndim
+        summed = array.shape[axis:end]
+        return array.reshape(
+            product(array.shape[:axis]), product(summed), product(array.shape[end:])
+        )
+
+    def compute_loss(self, *bottoms: np.ndarray) -> float:
+        (self.batch,) = self.mean_over_ranks(batch_size(bottoms[0]))
+        return losses.channel_sum_squared_error(*map(self.summed, bottoms)) / self.batch
+
+    def compute_gradient(
+        self, loss_weight: float, diffs: List[Optional[np.ndarray]], *bottoms: np.ndarray
+    ) -> None:
+        prediction, target = map(self.summed, bottoms)
+        for diff, scale in opposite(diffs, loss_weight / self.batch):
+            losses.channel_sum_squared_error_gradient(prediction, target, scale, self.summed(diff))

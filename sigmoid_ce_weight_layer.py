@@ -1,0 +1,131 @@
+"""The weighted sigmoid cross-entropy layer.
+
+layer {
+  name: "loss" type: "Python" top: "loss" loss_weight: 1
+  bottom: "score" bottom: "label"
+  python_param {
+    module: "sigmoid_ce_weight_layer" layer: "SigmoidCrossEntropyWeightLossLayer"
+    param_str: "{\\"cls_weight\\": 100}"
+  }
+}
+"""
+
+from typing import List, Optional
+
+import numpy as np
+
+from caffe_losses import losses
+from caffe_losses.layer import LossLayer
+from caffe_losses.parameters import (
+    CHECK_LABELS,
+    REQUIRED,
+    Choice,
+    Number,
+    NumberForEachChannel,
+)
+from caffe_losses.shapes import (
+    Shape,
+    as_batch_channel_position,
+    in_the_layout_of,
+    mask_view,
+    require_mask,
+    require_same_layout,
+)
+from caffe_losses.values import raise_for_labels, value_range
+from caffe_losses.weights import CoefficientsOfLabel, count_unequal, normalizer
+
+__all__ = ["SigmoidCrossEntropyWeightLossLayer"]
+
+
+class SigmoidCrossEntropyWeightLossLayer(LossLayer):
+    """Sigmoid cross-entropy in which class 1 weighs `cls_weight` and class 0 weighs 1.
+
+    L = sum [w t sp(-x) + (1 - t) sp(x)] with sp(z) = ln(1 + e^z), for labels t anywhere in [0, 1].
+
+    Bottoms: score (N, C, ...), label (same layout), and optionally a weight for each element: the
+    score's layout, or (N, 1, ...) or (N, ...) for all channels.
+    Gradient: (1 - t) sigmoid(x) - w t sigmoid(-x) to the score, times the layer's loss_weight; zero
+    to label and weight.
+
+    Parameters:
+        cls_weight: w, required: a number >= 0, or a list with one for each channel.
+        normalization: what the sum is divided by, as in Caffe: "NONE" (default) by nothing, "FULL"
+            by the number of elements, "VALID" by that of elements not ignored, "BATCH_SIZE" by N.
+        ignore_label: elements with this label take no part; none by default.
+        check_labels: "always" (default), "first" (the first batch) or "never" raise ValueError for
+            labels outside [0, 1] that are not ignored.
+
+    Raises ValueError or TypeError for a param_str, a number of bottoms or shapes that do not fit,
+    and FloatingPointError for a NaN or an infinity in a bottom and for a loss that overflows.
+
+    Source: the layer published under this name; with w = 1 Caffe's SigmoidCrossEntropyLoss.
+    """
+
+    bottom_names = ("score", "label", "weight")
+    optional_bottoms = 1
+    parameters = {
+        "cls_weight": NumberForEachChannel(REQUIRED, minimum=0),
+        "normalization": Choice("NONE", "FULL", "VALID", "BATCH_SIZE", default="NONE"),
+        "ignore_label": Number(default=None),
+        "check_labels": CHECK_LABELS,
+    }
+
+    def check_shapes(self, *shapes: Shape) -> None:
+        score = shapes[0]
+        require_same_layout(self.name, "label", shapes[1], "score", score)
+        for weight in shapes[2:]:
+            require_mask(self.name, "weight", weight, "score", score)
+        channels = score[1] if len(score) > 1 else 1
+        count = len(self.settings["cls_weight"])
+        if count not in (1, channels):
+            raise ValueError(
+                f'{self.name}: parameter "cls_weight" has {count} numbers, the score of shape '
+                f"{score} {channels} channels; expected one number, or one for each channel"
+            )
+
+    def coefficients(
+        self, score: np.ndarray, label: np.ndarray, *weight: np.ndarray
+    ) -> CoefficientsOfLabel:
+        """The weights of both terms of the loss, by blocks."""
+        return CoefficientsOfLabel(
+            in_the_layout_of(label, score),
+            np.array(self.settings["cls_weight"], dtype=np.float32).reshape(1, -1, 1),
+            mask_view(weight[0], score) if weight else None,
+            self.settings["ignore_label"],
+        )
+
+    def compute_loss(self, *bottoms: np.ndarray) -> float:
+        label = in_the_layout_of(bottoms[1], bottoms[0])
+        ignore_label = self.settings["ignore_label"]
+        if self.check_is_due():
+            smallest, largest = value_range(label, ignore_label)
+            if not (smallest >= 0 and largest <= 1):
+                self.raise_for_labels(bottoms[1])
+        valid = label.size if ignore_label is None else count_unequal(label, ignore_label)
+        batch, count, valid = self.mean_over_ranks(label.shape[0], label.size, valid)
+        self.divisor = normalizer(self.settings["normalization"], batch, count, valid)
+        score = as_batch_channel_position(bottoms[0])
+        return losses.cross_entropy(score, self.coefficients(*bottoms)) / self.divisor
+
+    def raise_for_labels(self, label: np.ndarray) -> None:
+        """Raises for labels that are neither in [0, 1] nor ignored."""
+        wrong = ~((label >= 0) & (label <= 1))
+        if self.settings["ignore_label"] is not None:
+            wrong &= label != np.float32(self.settings["ignore_label"])
+        found = label[wrong][0]
+        raise_for_labels(
+            self.name,
+            label,
+            wrong,
+            "0 to 1",
+            f'set "ignore_label": {found:g} if it marks elements to ignore, or scale the labels '
+            f"(divide a mask of 0 and 255 by 255)",
+        )
+
+    def compute_gradient(
+        self, loss_weight: float, diffs: List[Optional[np.ndarray]], *bottoms: np.ndarray
+    ) -> None:
+        (diff,) = diffs
+        score, out = as_batch_channel_position(bottoms[0]), as_batch_channel_position(diff)
+        scale = loss_weight / self.divisor
+        losses.cross_entropy_gradient(score, self.coefficients(*bottoms), scale, out)
