@@ -4,6 +4,7 @@ import ast
 import difflib
 import json
 import math
+import numbers
 from typing import Any, Dict, List, Mapping, Tuple
 
 # A list with a weight for each of several thousand channels fits; what is longer or deeper is no
@@ -51,7 +52,7 @@ class Number(Parameter):
         self.minimum = minimum
 
     def check(self, value: Any) -> float:
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
+        if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise TypeError("is not a number")
         try:
             number = float(value)
