@@ -1,0 +1,168 @@
+"""The losses in float64, written to be compared with their formulas line by line.
+
+Slow and plain on purpose, and independent: nothing here comes from caffe_losses. Every function
+takes arrays in the blobs' own shapes and returns the loss and the gradients to the bottoms that
+have one, for a loss_weight of 1. x is the prediction or score, t the target or label, w a weight,
+N the length of axis 0 (1 without axes), C that of axis 1.
+"""
+
+from typing import Any, List, Optional, Tuple
+
+import numpy as np
+
+Answer = Tuple[float, List[np.ndarray]]
+
+
+def euclidean(prediction: np.ndarray, target: np.ndarray) -> Answer:
+    """L = 1/(2N) sum (x - t)^2."""
+    x, t = float64(prediction), float64(target).reshape(prediction.shape)
+    N = batch_size(prediction)
+    if x.size == 0:
+        return nothing(prediction, target)
+    loss = np.sum((x - t) ** 2) / (2 * N)
+    return float(loss), opposite((x - t) / N, target)
+
+
+def channel_sum_euclidean(
+    prediction: np.ndarray, target: np.ndarray, axis: int = 1, reduce: str = "axis"
+) -> Answer:
+    """L = 1/(2N) sum (s(x) - s(t))^2, s being the sum over an axis, or over it and all after it."""
+    if prediction.size == 0:
+        return nothing(prediction, target)
+    first = axis % prediction.ndim
+    axes = (first,) if reduce == "axis" else tuple(range(first, prediction.ndim))
+    N = batch_size(prediction)
+    difference = float64(prediction).sum(axis=axes, keepdims=True)
+    difference = difference - float64(target).sum(axis=axes, keepdims=True)
+    loss = np.sum(difference**2) / (2 * N)
+    return float(loss), opposite(np.broadcast_to(difference / N, prediction.shape), target)
+
+
+def weighted_euclidean(
+    prediction: np.ndarray,
+    target: np.ndarray,
+    mask: Optional[np.ndarray] = None,
+    balance: str = "image",
+    normalization: str = "WEIGHT",
+) -> Answer:
+    """L = 1/2 sum s (x - t)^2, where s is w divided by what the normalization says."""
+    if prediction.size == 0:
+        return nothing(prediction, target)
+    x, t = batch_channel_position(prediction), batch_channel_position(target, prediction)
+    if mask is None:
+        mask = np.any(t != 0, axis=1, keepdims=True)
+    s = balanced_weights(mask, x.shape, balance, normalization)
+    loss = np.sum(s * (x - t) ** 2) / 2
+    return float(loss), opposite((s * (x - t)).reshape(prediction.shape), target)
+
+
+def weighted_sigmoid_cross_entropy(
+    score: np.ndarray, label: np.ndarray, balance: str = "image", normalization: str = "WEIGHT"
+) -> Answer:
+    """L = sum s (t sp(-x) + (1 - t) sp(x)), where s is w divided by what the normalization says."""
+    if score.size == 0:
+        return nothing(score)
+    x, t = batch_channel_position(score), batch_channel_position(label, score)
+    s = balanced_weights(label, x.shape, balance, normalization)
+    loss = np.sum(s * (t * softplus(-x) + (1 - t) * softplus(x)))
+    gradient = s * ((1 - t) * sigmoid(x) - t * sigmoid(-x))
+    return float(loss), [gradient.reshape(score.shape)]
+
+
+def sigmoid_cross_entropy_weight(
+    score: np.ndarray,
+    label: np.ndarray,
+    weight: Optional[np.ndarray] = None,
+    cls_weight: Any = 1,
+    normalization: str = "NONE",
+    ignore_label: Optional[float] = None,
+) -> Answer:
+    """L = sum v [w t sp(-x) + (1 - t) sp(x)] / divisor, v being the weight of each element."""
+    if score.size == 0:
+        return nothing(score)
+    x, t = batch_channel_position(score), batch_channel_position(label, score)
+    w = float64(cls_weight).reshape(1, -1, 1)
+    v = np.ones_like(x) if weight is None else for_each_element(weight, x.shape) + np.zeros_like(x)
+    valid = np.ones(x.shape, dtype=bool)
+    if ignore_label is not None:
+        valid = t != np.float32(ignore_label)
+        t = np.where(valid, t, 0)
+    v = np.where(valid, v, 0)
+    v = v / divisor(normalization, len(x), x.size, np.count_nonzero(valid))
+    loss = np.sum(v * (w * t * softplus(-x) + (1 - t) * softplus(x)))
+    gradient = v * ((1 - t) * sigmoid(x) - w * t * sigmoid(-x))
+    return float(loss), [gradient.reshape(score.shape)]
+
+
+def balanced_weights(
+    mask: np.ndarray, shape: Tuple[int, int, int], balance: str, normalization: str
+) -> np.ndarray:
+    """The weight of each element of an (N, C, S) blob, divided by the normalization.
+
+    A positive position weighs Q/(P+Q), a negative one P/(P+Q), an ignored one 0.
+    """
+    N = shape[0]
+    m = for_each_element(mask, shape)
+    positive, negative = m > 0, m == 0
+    counted_together = (0, 1, 2) if balance == "batch" else (1, 2)
+    P = positive.sum(axis=counted_together, keepdims=True)
+    Q = negative.sum(axis=counted_together, keepdims=True)
+    if balance == "none":
+        weight = 1.0 * positive + 1.0 * negative
+    else:
+        weight = (positive * Q + negative * P) / np.maximum(P + Q, 1)
+    weight = weight + np.zeros(shape)  # the same on every channel
+    if normalization == "WEIGHT":
+        total = weight.sum(axis=counted_together, keepdims=True)
+        total = total if balance == "batch" else N * total
+        return weight / np.where(total > 0, total, 1)
+    valid = np.count_nonzero(np.broadcast_to(m >= 0, shape))
+    return weight / divisor(normalization, N, weight.size, valid)
+
+
+def divisor(normalization: str, N: int, elements: int, valid: int) -> int:
+    """What Caffe's LossParameter divides a sum by: never less than 1."""
+    return max(1, {"NONE": 1, "FULL": elements, "VALID": valid, "BATCH_SIZE": N}[normalization])
+
+
+def softplus(z: np.ndarray) -> np.ndarray:
+    """ln(1 + e^z)."""
+    with np.errstate(under="ignore"):
+        return np.logaddexp(0, z)
+
+
+def sigmoid(z: np.ndarray) -> np.ndarray:
+    """1 / (1 + e^-z)."""
+    with np.errstate(under="ignore"):
+        return np.exp(-softplus(-z))
+
+
+def for_each_element(mask: np.ndarray, shape: Tuple[int, int, int]) -> np.ndarray:
+    """A mask as it broadcasts to an (N, C, S) blob: its own elements, or one for all channels."""
+    N, C, S = shape
+    return float64(mask).reshape((N, C, S) if mask.size == N * C * S else (N, 1, S))
+
+
+def batch_channel_position(array: np.ndarray, like: Optional[np.ndarray] = None) -> np.ndarray:
+    """A blob as (N, C, S) in float64; one that differs only in axes of size 1 takes `like`'s."""
+    shape = array.shape if like is None else like.shape
+    N, C = (shape + (1, 1))[:2]
+    return float64(array).reshape(N, C, int(np.prod(shape[2:])))
+
+
+def batch_size(array: np.ndarray) -> int:
+    return array.shape[0] if array.ndim else 1
+
+
+def float64(array: Any) -> np.ndarray:
+    return np.asarray(array, dtype=np.float64)
+
+
+def opposite(gradient: np.ndarray, target: np.ndarray) -> List[np.ndarray]:
+    """The gradients to prediction and target."""
+    return [gradient, -gradient.reshape(target.shape)]
+
+
+def nothing(*bottoms: np.ndarray) -> Answer:
+    """The answer for an empty batch."""
+    return 0.0, [np.zeros(bottom.shape) for bottom in bottoms]
