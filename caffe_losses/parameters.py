@@ -10,7 +10,7 @@ from typing import Any, Dict, List, Mapping, Tuple
 # A list with a weight for each of several thousand channels fits; what is longer or deeper is no
 # parameter of a loss, and parsing it could take memory and time without bound.
 LONGEST_TEXT = 65536
-DEEPEST_NESTING = 8
+MOST_BRACKETS = 8
 # Python's own parser recurses for every sign and operator, JSON's does not.
 LONGEST_LITERAL = 4096
 REQUIRED = object()
@@ -106,13 +106,11 @@ def nearest(word: str, known: Any) -> str:
 
 def shown(value: Any) -> str:
     """A value as an error shows it: as text, shortened."""
-    text = repr(value) if not isinstance(value, int) else str_of_int(value)
+    try:
+        text = repr(value)
+    except ValueError:  # Python refuses to write out integers of thousands of digits
+        text = "a huge integer"
     return text if len(text) <= 60 else text[:57] + "..."
-
-
-def str_of_int(value: int) -> str:
-    """Huge integers are not written out: that takes quadratic time, or is refused."""
-    return repr(value) if value.bit_length() < 200 else f"an integer of {value.bit_length()} bits"
 
 
 def parse(layer: str, text: str) -> Dict[str, Any]:
@@ -148,14 +146,11 @@ def reject_constant(token: str) -> None:
 
 
 def require_shallow(layer: str, text: str) -> None:
-    """Refuses deep nesting, brackets within strings included: no parameter needs it."""
-    depth = deepest = 0
-    for character in text:
-        depth += (character in "[{(") - (character in ")}]")
-        deepest = max(deepest, depth)
-    if deepest > DEEPEST_NESTING:
+    """Refuses text that could nest deep: no parameter needs more than two brackets."""
+    opened = sum(map(text.count, "[{("))
+    if opened > MOST_BRACKETS:
         raise ValueError(
-            f"{layer}: param_str nests {deepest} deep; at most {DEEPEST_NESTING} are allowed"
+            f"{layer}: param_str opens {opened} brackets; at most {MOST_BRACKETS} are allowed"
         )
 
 
@@ -170,8 +165,7 @@ def parse_literal(layer: str, text: str, json_error: Exception) -> Any:
         node = ast.parse(text.strip(), mode="eval").body
         if not isinstance(node, ast.Dict):
             return ast.literal_eval(node)
-        keys = [ast.literal_eval(key) for key in node.keys if key is not None]
-        return Pairs(zip(keys, map(ast.literal_eval, node.values)))
+        return Pairs(zip(map(ast.literal_eval, node.keys), map(ast.literal_eval, node.values)))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise ValueError(
             f"{layer}: param_str is neither JSON ({json_error}) nor a Python literal: "
