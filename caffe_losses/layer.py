@@ -3,6 +3,7 @@
 import functools
 import inspect
 import json
+import sys
 import traceback
 import warnings
 from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
@@ -31,6 +32,7 @@ def reported(method: Callable[..., None]) -> Callable[..., None]:
             frame = inspect.currentframe()
             if frame is not None and frame.f_back is None:
                 traceback.print_exc()
+                sys.stderr.flush()  # an abort does not
             raise
 
     return call
@@ -107,8 +109,6 @@ class LossLayer(caffe.Layer):
 
     @reported
     def backward(self, top: Any, propagate_down: Any, bottom: Any) -> None:
-        if bottom[0].count == 0:
-            return
         loss_weight = float(top[0].diff[0])
         # No element of any gradient here is larger than loss_weight * (loss + 1).
         if not fits_float32(loss_weight * (self.loss + 1)):
@@ -116,15 +116,14 @@ class LossLayer(caffe.Layer):
                 f"{self.name}: the loss {self.loss:g} times the loss_weight {loss_weight:g} "
                 f"overflows float32 (iteration {self.iteration} of this layer)"
             )
-        diffs = [bottom[i].diff if propagate_down[i] else None for i in range(len(bottom))]
+        wanted = [propagate_down[i] and bottom[i].count > 0 for i in range(len(bottom))]
+        diffs = [bottom[i].diff if wanted[i] else None for i in range(len(bottom))]
         for diff in diffs[self.differentiable_bottoms :]:
             if diff is not None:
                 diff[...] = 0
-        wanted = diffs[: self.differentiable_bottoms]
-        if any(diff is not None for diff in wanted):
-            self.compute_gradient(
-                loss_weight, wanted, *(bottom[i].data for i in range(len(bottom)))
-            )
+        if any(wanted[: self.differentiable_bottoms]):
+            diffs = diffs[: self.differentiable_bottoms]
+            self.compute_gradient(loss_weight, diffs, *(bottom[i].data for i in range(len(bottom))))
 
     @classmethod
     def require_bottoms(cls, count: int) -> None:
