@@ -1,0 +1,16 @@
+"""How a failing rank tells what happened, once, before the whole job goes down."""
+
+import sys
+import time
+
+
+def announce(rank: int, iteration: int, cause: str) -> None:
+    """Prints why the job ends.
+
+    Where all ranks fail alike, rank 0 speaks at once and its end takes down the others before
+    their turn comes.
+    """
+    time.sleep(min(2 * rank, 10))
+    when = f"at iteration {iteration}" if iteration >= 0 else "before the first iteration"
+    sys.stderr.write(f"data_parallel: rank {rank} failed {when}: {cause}\n")
+    sys.stderr.flush()

@@ -1,0 +1,59 @@
+"""Layers for the nets of test_data_parallel.py, which fail on purpose."""
+
+import os
+import signal
+
+import caffe
+import numpy as np
+
+
+class FailingLayer(caffe.Layer):
+    """Passes its bottom on, but fails in some forward.
+
+    param_str: the rank that fails (or "all"), in which forward (from 0), and optionally a file to
+    write this rank's process id to.
+    """
+
+    def setup(self, bottom, top):
+        rank, iteration, *process_id_file = self.param_str.split()
+        self.iteration = int(iteration)
+        self.fails = rank in ("all", str(caffe.solver_rank()))
+        self.forwards = 0
+        if self.fails and process_id_file:
+            with open(process_id_file[0], "w") as file:
+                file.write(str(os.getpid()))
+
+    def reshape(self, bottom, top):
+        top[0].reshape(*bottom[0].shape)
+
+    def forward(self, bottom, top):
+        top[0].data[...] = bottom[0].data
+        if self.fails and self.forwards == self.iteration:
+            self.fail(top)
+        self.forwards += 1
+
+    def fail(self, top):
+        raise NotImplementedError
+
+    def backward(self, top, propagate_down, bottom):
+        bottom[0].diff[...] = top[0].diff
+
+
+class RaisingLayer(FailingLayer):
+    def fail(self, top):
+        raise RuntimeError("the disk is gone")
+
+
+class NanLayer(FailingLayer):
+    def fail(self, top):
+        top[0].data[0] = np.nan
+
+
+class KilledLayer(FailingLayer):
+    def fail(self, top):
+        os.kill(os.getpid(), signal.SIGKILL)
+
+
+class AbortingLayer(FailingLayer):
+    def fail(self, top):
+        top[0].reshape(-1)  # a failed check inside Caffe

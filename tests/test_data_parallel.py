@@ -1,0 +1,502 @@
+"""Data-parallel training with real ranks: each test starts mpirun."""
+
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import caffe
+import h5py
+import lmdb
+import numpy as np
+import pytest
+from caffe.proto import caffe_pb2
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+BATCH = 4  # of all ranks together
+ITERATIONS = 6
+
+pytestmark = pytest.mark.skipif(shutil.which("mpirun") is None, reason="needs mpirun")
+
+HEAD = """
+layer {{
+  name: "score_{name}" type: "Convolution" bottom: "data" top: "score_{name}"
+  convolution_param {{ num_output: {channels} kernel_size: 3 pad: 1
+                       weight_filler {{ type: "gaussian" std: 0.1 }} }}
+}}
+layer {{
+  name: "loss_{name}" type: "Python" bottom: "score_{name}" {bottoms} top: "loss_{name}"
+  loss_weight: 1
+  python_param {{ module: "{module}" layer: "{layer}" param_str: '{param_str}' }}
+}}
+"""
+
+
+def head(name, module, layer, bottoms, param_str="", channels=1):
+    bottoms = " ".join(f'bottom: "{bottom}"' for bottom in bottoms)
+    return HEAD.format(**locals())
+
+
+# A mean over images, whatever else is in the batch.
+PER_IMAGE_HEADS = [
+    head("euclidean", "pylayerUtils", "EuclideanLossLayer", ["flux"], channels=2),
+    head("sum", "pylayerUtils", "ChannelSumEuclideanLossLayer", ["flux"], channels=2),
+    head("flux", "pylayerUtils", "WeightedEuclideanLossLayer", ["flux", "label"], channels=2),
+    head("balanced", "pylayerUtils", "WeightedSigmoidCrossEntropyLossLayer", ["label"]),
+    head(
+        "weighted",
+        "sigmoid_ce_weight_layer",
+        "SigmoidCrossEntropyWeightLossLayer",
+        ["label"],
+        '{"cls_weight": 3, "normalization": "BATCH_SIZE", "ignore_label": -1}',
+    ),
+]
+# Normalised by what else is in the batch.
+OVER_BATCH_HEADS = [
+    head(
+        "flux",
+        "pylayerUtils",
+        "WeightedEuclideanLossLayer",
+        ["flux", "label"],
+        '{"balance": "batch"}',
+        channels=2,
+    ),
+    head(
+        "balanced",
+        "pylayerUtils",
+        "WeightedSigmoidCrossEntropyLossLayer",
+        ["label"],
+        '{"balance": "batch"}',
+    ),
+    head(
+        "weighted",
+        "sigmoid_ce_weight_layer",
+        "SigmoidCrossEntropyWeightLossLayer",
+        ["label"],
+        '{"cls_weight": 3, "normalization": "VALID", "ignore_label": -1}',
+    ),
+]
+REGRESSION = """
+layer { name: "fc" type: "InnerProduct" bottom: "data" top: "fc"
+        inner_product_param { num_output: 1 weight_filler { type: "gaussian" std: 0.1 } } }
+layer { name: "loss" type: "EuclideanLoss" bottom: "fc" bottom: "number" top: "loss" }
+"""
+DATA = """
+layer {{ name: "data" type: "HDF5Data" top: "data" top: "flux" top: "label" top: "number"
+         hdf5_data_param {{ source: "data.txt" batch_size: {batch} }} }}
+layer {{ name: "unused" type: "Silence" bottom: "flux" bottom: "label" bottom: "number" }}
+"""
+SGD = 'type: "SGD" base_lr: 0.01 momentum: 0.9 weight_decay: 0.01 lr_policy: "step" stepsize: 3 gamma: 0.5'
+ADAM = 'type: "Adam" base_lr: 0.01 momentum: 0.9 momentum2: 0.999 lr_policy: "fixed"'
+
+
+@pytest.fixture(autouse=True)
+def in_folder_with_data(tmp_path, monkeypatch):
+    """Images whose numbers of positive, negative and ignored positions differ widely."""
+    monkeypatch.chdir(tmp_path)
+    random = np.random.RandomState(1)
+    images = BATCH * ITERATIONS
+    share = random.uniform(0.05, 0.9, size=(images, 1, 1, 1))
+    label = (random.uniform(size=(images, 1, 6, 6)) < share).astype(np.float32)
+    label[random.uniform(size=label.shape) < share / 2] = -1
+    with h5py.File("data.h5", "w") as file:
+        file["data"] = random.normal(size=(images, 3, 6, 6)).astype(np.float32)
+        file["flux"] = random.normal(size=(images, 2, 6, 6)).astype(np.float32)
+        file["label"] = label
+        file["number"] = random.normal(size=(images, 1)).astype(np.float32)
+    write("data.txt", "data.h5\n")
+
+
+def write(path, text):
+    with open(path, "w") as file:
+        file.write(text)
+
+
+def write_solver(name, layers, batch, settings=SGD, extra=""):
+    """A net and a solver for it, whose snapshots get the solver's name."""
+    write(f"{name}_net.prototxt", DATA.format(batch=batch) + "".join(layers))
+    write(
+        f"{name}.prototxt",
+        f'net: "{name}_net.prototxt" {settings} max_iter: {ITERATIONS} random_seed: 3 {extra}\n',
+    )
+    return f"{name}.prototxt"
+
+
+def environment():
+    paths = [ROOT, os.path.join(ROOT, "tests"), os.environ.get("PYTHONPATH", "")]
+    return dict(
+        os.environ,
+        PYTHONPATH=os.pathsep.join(filter(None, paths)),
+        GLOG_minloglevel="2",
+        OMP_NUM_THREADS="1",
+        OMPI_ALLOW_RUN_AS_ROOT="1",
+        OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
+    )
+
+
+def command(ranks, solver, *options):
+    return ["-n", str(ranks)] + [
+        *(sys.executable, "-m", "caffe_losses.data_parallel", "--solver", solver),
+        *options,
+    ]
+
+
+def mpirun(*arguments, timeout=120):
+    """The finished job; its stdout and stderr are text."""
+    return subprocess.run(
+        ["mpirun", "--oversubscribe", *arguments],
+        env=environment(),
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=timeout,
+    )
+
+
+def train(ranks, solver, *options):
+    job = mpirun(*command(ranks, solver, *options))
+    assert job.returncode == 0, job.stderr
+    return job.stdout
+
+
+def weights(path):
+    """All parameters of a caffemodel, by layer name and index."""
+    net = caffe_pb2.NetParameter()
+    with open(path, "rb") as file:
+        net.ParseFromString(file.read())
+    return {
+        f"{layer.name}[{i}]": np.array(blob.data)
+        for layer in net.layer
+        for i, blob in enumerate(layer.blobs)
+    }
+
+
+def final_weights(ranks, layers, settings=SGD, options=(), iter_size=1):
+    """The weights after training on all the data, BATCH images in each iteration."""
+    solver = write_solver(
+        f"ranks{ranks}",
+        layers,
+        batch=BATCH // (ranks * iter_size),
+        settings=settings,
+        extra=f"iter_size: {iter_size}",
+    )
+    train(ranks, solver, *options)
+    return weights(f"ranks{ranks}_iter_{ITERATIONS}.caffemodel")
+
+
+def largest_difference(one, other):
+    """Relative to the largest weight of each blob."""
+    assert one.keys() == other.keys()
+    return max(np.abs(one[name] - other[name]).max() / np.abs(one[name]).max() for name in one)
+
+
+def the_message(job, rank):
+    """The one message of a job that failed."""
+    assert job.returncode != 0
+    messages = re.findall(r"^data_parallel: .*", job.stderr, re.MULTILINE)
+    assert len(messages) == 1, job.stderr
+    assert f"rank {rank} failed" in messages[0]
+    return messages[0]
+
+
+# ---- ranks with a part of the batch each against one rank with the whole batch
+
+
+@pytest.mark.parametrize(
+    "settings, ranks_and_iter_sizes",
+    [(SGD, [(2, 1), (2, 2), (4, 1)]), (ADAM, [(2, 2)])],
+    ids=["SGD", "Adam"],
+)
+def test_ranks_train_as_one_rank_with_the_whole_batch(settings, ranks_and_iter_sizes):
+    one = final_weights(1, PER_IMAGE_HEADS, settings)
+    for ranks, iter_size in ranks_and_iter_sizes:
+        many = final_weights(ranks, PER_IMAGE_HEADS, settings, iter_size=iter_size)
+        assert largest_difference(one, many) < 2e-6, (ranks, iter_size)
+
+
+def test_losses_over_the_batch_need_synchronised_counts():
+    one = final_weights(1, OVER_BATCH_HEADS)
+    synchronised = final_weights(2, OVER_BATCH_HEADS, options=["--sync-counts"])
+    apart = final_weights(2, OVER_BATCH_HEADS)
+    assert largest_difference(one, synchronised) < 2e-6
+    assert largest_difference(one, apart) > 1e-3
+
+
+def test_display_shows_the_mean_loss_of_all_ranks_once():
+    shown = []
+    for ranks in 1, 2:
+        solver = write_solver(
+            f"ranks{ranks}",
+            PER_IMAGE_HEADS,
+            batch=BATCH // (2 * ranks),
+            extra="display: 2 average_loss: 2 iter_size: 2 test_iter: 1 test_interval: 3",
+        )
+        found = re.findall(r"^Iteration (\d+), loss = (\S+)", train(ranks, solver), re.MULTILINE)
+        assert [int(iteration) for iteration, _ in found] == [0, 2, 4]
+        shown.append([float(loss) for _, loss in found])
+    np.testing.assert_allclose(shown[1], shown[0], rtol=1e-5)
+
+
+DATABASE = """
+layer {{ name: "data" type: "Data" top: "data" top: "number"
+         data_param {{ source: "database" backend: LMDB batch_size: {batch} }} }}
+"""
+
+
+def test_databases_are_shared_out_among_ranks():
+    random = np.random.RandomState(2)
+    with lmdb.open("database").begin(write=True) as transaction:
+        for i in range(BATCH * ITERATIONS):
+            datum = caffe_pb2.Datum(channels=3, height=6, width=6, label=i % 5)
+            datum.float_data.extend(random.normal(size=3 * 6 * 6))
+            transaction.put(b"%04d" % i, datum.SerializeToString())
+    found = []
+    for ranks in 1, 2:
+        write("net.prototxt", DATABASE.format(batch=BATCH // ranks) + REGRESSION)
+        write("solver.prototxt", f'net: "net.prototxt" max_iter: {ITERATIONS} random_seed: 3 {SGD}')
+        train(ranks, "solver.prototxt")
+        found.append(weights(f"solver_iter_{ITERATIONS}.caffemodel"))
+    assert largest_difference(*found) < 2e-6
+
+
+LIBRARY_SCRIPT = """
+import sys
+import caffe, h5py
+from caffe_losses.data_parallel.mpi import attach, comm, initialize, rank_shard
+
+initialize()
+solver = caffe.get_solver("fed.prototxt")
+attach(solver)
+with h5py.File("data.h5", "r") as file:
+    data, number = file["data"][:], file["number"][:]
+for start in range(0, len(data), 4):
+    for name, images in ("data", data), ("number", number):
+        shard = rank_shard(images[start : start + 4])
+        solver.net.blobs[name].reshape(*shard.shape)
+        solver.net.blobs[name].data[...] = shard
+    if sys.argv[1:] and solver.iter == 2 and comm.rank == 1:
+        raise KeyError("label")
+    solver.step(1)
+if comm.rank == 0:
+    solver.net.save(f"fed_by_{comm.size}.caffemodel")
+"""
+INPUTS = """
+layer { name: "data" type: "Input" top: "data" top: "number"
+        input_param { shape { dim: 2 dim: 3 dim: 6 dim: 6 } shape { dim: 2 dim: 1 } } }
+"""
+
+
+def write_library_script():
+    write("script.py", LIBRARY_SCRIPT)
+    write("fed_net.prototxt", INPUTS + REGRESSION)
+    write("fed.prototxt", f'net: "fed_net.prototxt" max_iter: 6 random_seed: 3 {SGD}')
+
+
+def test_a_script_that_feeds_blobs_trains_as_one_rank():
+    write_library_script()
+    for ranks in "1", "2":
+        job = mpirun("-n", ranks, sys.executable, "script.py")
+        assert job.returncode == 0, job.stderr
+    one, two = (weights(f"fed_by_{ranks}.caffemodel") for ranks in "12")
+    assert largest_difference(one, two) < 2e-6
+
+
+def test_rank_shards_are_equally_long_and_leave_nothing_else_out():
+    write("shards.py", "from caffe_losses.data_parallel.mpi import *; print(rank_shard(range(7)))")
+    job = mpirun("-n", "2", sys.executable, "shards.py")
+    assert sorted(job.stdout.split("\n")) == ["", "range(0, 6, 2)", "range(1, 6, 2)"]
+
+
+# ---- snapshots
+
+
+@pytest.mark.parametrize(
+    "settings, file_format, suffix",
+    [(SGD, "BINARYPROTO", ""), (ADAM, "HDF5", ".h5")],
+    ids=["SGD", "Adam, HDF5"],
+)
+def test_a_restored_run_continues_to_the_bit(settings, file_format, suffix):
+    half = ITERATIONS // 2
+    shutil.copy("data.h5", "whole.h5")
+    with h5py.File("whole.h5", "r") as whole, h5py.File("data.h5", "w") as file:
+        for name in whole:  # the data layer is back at the start when the run goes on
+            file[name] = whole[name][: BATCH * half]
+    os.mkdir("snapshots")
+    extra = f'snapshot: {half} snapshot_prefix: "snapshots/run" snapshot_format: {file_format}'
+    solver = write_solver("solver", PER_IMAGE_HEADS, BATCH // 2, settings, extra)
+    train(2, solver)
+    names = {
+        f"run_iter_{iteration}.{kind}{suffix}"
+        for iteration in (half, ITERATIONS)
+        for kind in ("caffemodel", "solverstate")
+    }
+    assert set(os.listdir("snapshots")) == names
+    os.rename("snapshots", "uninterrupted")
+    os.mkdir("snapshots")
+    for kind in "caffemodel", "solverstate":
+        name = f"run_iter_{half}.{kind}{suffix}"
+        shutil.copy(f"uninterrupted/{name}", f"snapshots/{name}")
+
+    train(2, solver, "--snapshot", f"snapshots/run_iter_{half}.solverstate{suffix}")
+
+    assert set(os.listdir("snapshots")) == names
+    last = f"run_iter_{ITERATIONS}.caffemodel{suffix}"
+    expected, restored = (load(f"{folder}/{last}") for folder in ("uninterrupted", "snapshots"))
+    for layer in expected:
+        for i in range(len(expected[layer])):
+            assert (expected[layer][i].data == restored[layer][i].data).all(), layer
+
+
+def load(caffemodel):
+    """The parameters of a net with these weights."""
+    net = caffe.Net("solver_net.prototxt", caffe.TRAIN)
+    net.copy_from(caffemodel)
+    return net.params
+
+
+def test_a_plain_caffe_solver_restores_the_snapshot():
+    solver = write_solver("solver", [REGRESSION], BATCH // 2, extra="snapshot: 3")
+    train(2, solver)
+    plain = caffe.get_solver(solver)
+    plain.restore("solver_iter_3.solverstate")
+    assert plain.iter == 3
+    expected = weights("solver_iter_3.caffemodel")
+    assert (plain.net.params["fc"][0].data.ravel() == expected["fc[0]"]).all()
+
+
+def test_training_starts_from_the_weights_given():
+    write_solver("first", [REGRESSION], BATCH // 2)
+    train(2, "first.prototxt")
+    solver = write_solver(
+        "second", [REGRESSION], BATCH // 2, settings='base_lr: 0 lr_policy: "fixed"'
+    )
+    train(2, solver, "--weights", f"first_iter_{ITERATIONS}.caffemodel")
+    expected = weights(f"first_iter_{ITERATIONS}.caffemodel")
+    assert largest_difference(expected, weights(f"second_iter_{ITERATIONS}.caffemodel")) == 0
+
+
+# ---- failures
+
+
+def regression_through(layer, param_str):
+    """The net with a layer before its loss that fails."""
+    failing_layer = f"""
+    layer {{ name: "failing" type: "Python" bottom: "fc" top: "passed"
+             python_param {{ module: "data_parallel_layers" layer: "{layer}"
+                             param_str: "{param_str}" }} }}
+    """
+    loss = REGRESSION.index("layer", REGRESSION.index('top: "fc"'))
+    return REGRESSION[:loss] + failing_layer + REGRESSION[loss:].replace('"fc"', '"passed"')
+
+
+@pytest.mark.parametrize(
+    "layer, cause",
+    [
+        ("RaisingLayer", "RuntimeError: the disk is gone"),
+        ("NanLayer", "NaN or infinity in the loss loss, gradient of fc[0], gradient of fc[1];"),
+        ("KilledLayer", "died of SIGKILL"),
+        ("AbortingLayer", "died of SIGABRT"),
+    ],
+)
+def test_a_failing_rank_ends_the_job_with_one_message_and_a_whole_snapshot(layer, cause):
+    layers = [regression_through(layer, "1 4")]
+    solver = write_solver("solver", layers, BATCH // 2, extra="snapshot: 2")
+    message = the_message(mpirun(*command(2, solver), timeout=30), rank=1)
+    assert "at iteration 4" in message and cause in message
+    caffe.get_solver(solver).restore("solver_iter_4.solverstate")
+
+
+def test_ranks_that_fail_alike_give_one_message():
+    solver = write_solver("solver", [regression_through("RaisingLayer", "all 2")], BATCH // 2)
+    message = the_message(mpirun(*command(2, solver)), rank=0)
+    assert "at iteration 2" in message
+
+
+def test_an_exception_in_a_script_ends_the_job_with_one_message():
+    write_library_script()
+    job = mpirun("-n", "2", sys.executable, "script.py", "fail")
+    message = the_message(job, rank=1)
+    assert "at iteration 2" in message and "KeyError: 'label'" in message
+
+
+def test_a_kill_while_a_snapshot_is_written_leaves_whole_ones():
+    big = """
+    layer { name: "big" type: "InnerProduct" bottom: "data" top: "big"
+            inner_product_param { num_output: 30000 } }
+    layer { name: "ignore_big" type: "Silence" bottom: "big" }
+    """
+    layers = [regression_through("FailingLayer", "0 -1 pid"), big]
+    solver = write_solver("solver", layers, 1, extra="snapshot: 1")
+    job = subprocess.Popen(
+        ["mpirun", "--oversubscribe", *command(2, solver)],
+        env=environment(),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while not os.path.exists("solver.partial_iter_2.caffemodel"):
+        assert job.poll() is None
+        time.sleep(0.001)
+    with open("pid") as file:
+        os.kill(int(file.read()), signal.SIGKILL)
+    assert job.wait(timeout=30) != 0
+    assert os.path.exists("solver.partial_iter_2.caffemodel")  # the kill came in time
+    caffe.get_solver(solver).restore("solver_iter_1.solverstate")
+
+
+@pytest.mark.parametrize(
+    "what, change",
+    [("solver", ("base_lr: 0.5", "base_lr: 0.25")), ("net", ("num_output: 1", "num_output: 2"))],
+)
+def test_a_solver_or_net_that_differs_between_ranks_is_found_at_the_start(what, change):
+    write_solver("solver", [REGRESSION], 2, 'base_lr: 0.5 lr_policy: "fixed"')
+    os.mkdir("other")
+    for path in "solver.prototxt", "solver_net.prototxt":
+        rewrite(path, f"other/{path}", *change)
+    ranks = [*command(1, "solver.prototxt"), ":", "-wdir", "other", *command(1, "solver.prototxt")]
+    message = the_message(mpirun(*ranks), rank=1)
+    assert "before the first iteration" in message
+    assert (
+        f"the {what} differs from rank 0's: here `{change[1]}`, on rank 0 `{change[0]}`" in message
+    )
+
+
+def rewrite(source, target, old, new):
+    with open(source) as file:
+        text = file.read()
+    write(target, text.replace(old, new))
+
+
+NO_LOSS_WEIGHT = REGRESSION.replace('top: "loss"', 'top: "loss" loss_weight: 0')
+IMAGES = """
+layer { name: "photos" type: "ImageData" top: "photos" top: "photo_label"
+        image_data_param { source: "photos.txt" } }
+"""
+
+
+@pytest.mark.parametrize(
+    "layers, extra, options, expected",
+    [
+        (NO_LOSS_WEIGHT, "", [], "parameters but no loss_weight"),
+        (REGRESSION + IMAGES, "", [], "layer photos: Caffe's ImageData is not sharded"),
+        (REGRESSION, 'snapshot_prefix: "missing/run"', [], "cannot write snapshots to missing"),
+        (REGRESSION, "", ["--snapshot", "gone"], "No such file or directory: 'gone'"),
+        (REGRESSION, "", ["--weights", "gone"], "no weights at gone"),
+        (REGRESSION, "momentun: 1", [], "solver.prototxt is not a SolverParameter: 1:"),
+    ],
+    ids=["no loss_weight", "ImageData", "folder", "snapshot", "weights", "typing error"],
+)
+def test_a_job_that_cannot_work_ends_before_the_first_iteration(layers, extra, options, expected):
+    solver = write_solver("solver", [layers], 2, extra=extra)
+    message = the_message(mpirun(*command(2, solver, *options)), rank=0)
+    assert "before the first iteration" in message and expected in message
+
+
+def test_attach_refuses_a_solver_made_before_the_ranks_were_known():
+    write_library_script()
+    rewrite("script.py", "script.py", "initialize()\n", "\n")
+    assert "call initialize() before" in the_message(
+        mpirun("-n", "2", sys.executable, "script.py"), 0
+    )
