@@ -81,6 +81,7 @@ class LossLayer(caffe.Layer):
         given = parameters.parse(self.name, self.param_str)
         self.settings = parameters.check(self.name, given, self.parameters)
         self.iteration = 0
+        self.has_seen_a_batch = False
         self.loss = 0.0
 
     @reported
@@ -105,6 +106,7 @@ class LossLayer(caffe.Layer):
             data = [bottom[i].data for i in range(len(bottom))]
             self.loss = self.compute_loss(*data)
             self.require_finite_loss(data)
+            self.has_seen_a_batch = True
         top[0].data[...] = self.loss
 
     @reported
@@ -142,9 +144,9 @@ class LossLayer(caffe.Layer):
         return batch_counts.all_reduce(own) if self.phase == caffe.TRAIN else own
 
     def check_is_due(self) -> bool:
-        """Whether the parameter check_labels asks for a check in this iteration."""
+        """Whether the parameter check_labels asks for a check of this batch."""
         checks = self.settings["check_labels"]
-        return checks == "always" or (checks == "first" and self.iteration == 1)
+        return checks == "always" or (checks == "first" and not self.has_seen_a_batch)
 
     def require_finite_loss(self, data: List[np.ndarray]) -> None:
         """Raises FloatingPointError that tells what made the loss NaN or infinite."""
