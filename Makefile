@@ -1,0 +1,29 @@
+# Every target brings what it needs by itself: see tools/with-caffe.
+
+.PHONY: help demo test lint fuzz bench bench-mpi
+
+help:
+	@echo "make demo       train a net with WeightedEuclideanLossLayer on real images (4 minutes)"
+	@echo "make test       lint, then all tests"
+	@echo "make lint       style and types alone: ruff and mypy"
+	@echo "make fuzz       many random cases instead of the few of make test"
+	@echo "make bench      time the layers"
+	@echo "make bench-mpi  time data-parallel training"
+
+demo:
+	tools/with-caffe python3 examples/skeleton_flux/train.py
+
+test: lint
+	tools/with-caffe python3 -m pytest tests
+
+lint:
+	tools/with-caffe tools/lint
+
+fuzz:
+	FUZZ_CASES=20000 tools/with-caffe python3 -m pytest tests/test_fuzz.py
+
+bench:
+	tools/with-caffe python3 benchmarks/benchmark.py
+
+bench-mpi:
+	tools/with-caffe python3 benchmarks/benchmark_mpi.py
