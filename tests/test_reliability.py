@@ -1,0 +1,417 @@
+"""Long runs lose nothing: errors under `caffe train`, kills, threads, forks, memory."""
+
+import ast
+import itertools
+import multiprocessing
+import os
+import re
+import signal
+import subprocess
+import sys
+import threading
+import warnings
+from pathlib import Path
+
+import numpy as np
+import pytest
+from loss_table import LOSSES, draw, expected, layer_of, name_of
+from nets import fed, loss_and_gradients, loss_net, python_layer
+
+from caffe_losses import blocks
+
+ROOT = Path(__file__).parent.parent
+# One row for each layer and kind of bottoms, with its defaults.
+ONE_OF_EACH = list({(row.layer, *row.draws): row for row in reversed(LOSSES)}.values())
+SEVERAL_BLOCKS = (2, 3, 130, 200)  # more than one block for each image
+
+each_loss = pytest.mark.parametrize("row", ONE_OF_EACH, ids=name_of)
+
+
+def run(command, folder, **environment):
+    """Runs a command in a folder with the checkout on the path."""
+    path = os.pathsep.join([environment.pop("PYTHONPATH", ""), str(ROOT), str(ROOT / "tests")])
+    return subprocess.run(
+        command,
+        cwd=str(folder),
+        env={**os.environ, "PYTHONPATH": path.strip(os.pathsep), **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        timeout=120,
+        universal_newlines=True,
+    )
+
+
+# Under the `caffe train` command
+
+TRAIN_NET = """
+layer { name: "data" type: "DummyData" top: "data" top: "target"
+  dummy_data_param { shape { dim: 2 dim: 3 } shape { dim: %d dim: 3 }
+    data_filler { type: "gaussian" } data_filler { type: "constant" value: %s } } }
+layer { name: "prediction" type: "InnerProduct" bottom: "data" top: "prediction"
+  inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
+"""
+TRAIN_SOLVER = 'net: "net.prototxt" max_iter: 3 base_lr: 0.01 lr_policy: "fixed" solver_mode: CPU'
+
+
+def caffe_train(folder, loss, targets=2, value="0", **environment):
+    """Runs `caffe train` on a net with this loss layer."""
+    (folder / "net.prototxt").write_text(TRAIN_NET % (targets, value) + loss)
+    (folder / "solver.prototxt").write_text(TRAIN_SOLVER + ' snapshot_prefix: "snapshot"')
+    return run(["caffe", "train", "--solver", "solver.prototxt"], folder, **environment)
+
+
+def euclidean(parameters="", **options):
+    bottoms = ["prediction", "target"]
+    return python_layer("pylayerUtils", "EuclideanLossLayer", bottoms, parameters, **options)
+
+
+TRAINED = euclidean(loss_weight=1)
+FAILURES = {  # by the method that fails: the net, and what must be said
+    "setup": ({"loss": euclidean('{"a": 1}')}, "unknown parameter 'a'"),
+    "reshape": ({"loss": TRAINED, "targets": 3}, "the target has shape (3, 3)"),
+    "forward": ({"loss": TRAINED, "value": "nan"}, "the target is not finite in 6 of 6 elements"),
+    "backward": (
+        {"loss": euclidean(loss_weight=1e38), "value": "1e10"},
+        "times the loss_weight 1e+38 overflows",
+    ),
+}
+
+
+@pytest.mark.parametrize("method", FAILURES)
+def test_caffe_train_prints_message_and_traceback_once_before_it_aborts(method, tmp_path):
+    arguments, message = FAILURES[method]
+    done = caffe_train(tmp_path, **arguments)
+    assert done.returncode == -signal.SIGABRT
+    assert done.stderr.count("Traceback (most recent call last)") == 1
+    assert done.stderr.count("EuclideanLossLayer: ") == 1
+    assert message in done.stderr
+
+
+BUFFERED_STDERR = """
+import io, sys
+sys.stderr = io.TextIOWrapper(open(2, "wb", buffering=65536, closefd=False))
+"""
+
+
+def test_the_message_is_printed_where_stderr_is_buffered(tmp_path):
+    """As it is before Python 3.9 when stderr goes to a file; an abort loses what is in a buffer."""
+    (tmp_path / "sitecustomize.py").write_text(BUFFERED_STDERR)
+    arguments, message = FAILURES["forward"]
+    done = caffe_train(tmp_path, PYTHONPATH=str(tmp_path), **arguments)
+    assert done.returncode == -signal.SIGABRT
+    assert message in done.stderr
+
+
+def test_pycaffe_prints_nothing_of_its_own(capfd):
+    row = ONE_OF_EACH[0]
+    inputs = draw(row, (2, 3, 4))
+    net = loss_net(layer_of(row), inputs)
+    net.blobs[next(iter(inputs))].data[...] = np.nan
+    capfd.readouterr()
+    with pytest.raises(FloatingPointError):
+        net.forward()
+    assert capfd.readouterr() == ("", "")
+
+
+# The missing loss_weight
+
+
+def test_caffe_train_warns_that_the_net_does_not_train(tmp_path):
+    done = caffe_train(tmp_path, loss=euclidean())
+    assert done.returncode == 0, done.stderr
+    assert done.stderr.count("EuclideanLossLayer: the loss has no loss_weight") == 1
+    assert "loss_weight: 1" in done.stderr
+    assert "does not train on it" in done.stderr
+
+
+def warnings_of(row, phase, iterations=3, **options):
+    """The messages that a net warns with while it runs."""
+    layer = layer_of(row, **options)
+    if options.get("loss_weight", 1) is None:
+        layer = layer.replace("loss_weight: None", "")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        net = loss_net(layer, draw(row, (2, 3, 4)), phase)
+        for _ in range(iterations):
+            net.forward()
+    return [str(warning.message) for warning in caught]
+
+
+@each_loss
+def test_a_missing_loss_weight_is_warned_of_once_in_training(row):
+    train, test = 0, 1
+    (message,) = warnings_of(row, train, loss_weight=None)
+    for part in (row.layer, "no loss_weight", "does not train", "write `loss_weight: 1`"):
+        assert part in message
+    assert warnings_of(row, test, loss_weight=None) == []
+    assert warnings_of(row, train, loss_weight=1) == []
+    assert warnings_of(row, train, loss_weight=0.25) == []
+
+
+# Kill and resume
+
+
+def training_command(folder, *snapshot):
+    script = str(ROOT / "tests" / "train_with_snapshots.py")
+    return [sys.executable, script, str(folder), *map(str, snapshot)]
+
+
+def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
+    whole, killed = tmp_path / "whole", tmp_path / "killed"
+    whole.mkdir()
+    killed.mkdir()
+    assert run(training_command(whole), tmp_path).returncode == 0
+
+    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
+    victim = subprocess.Popen(
+        training_command(killed),
+        env={**os.environ, "PYTHONPATH": path},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+    )
+    for line in victim.stdout:
+        if int(line) == 24:
+            victim.send_signal(signal.SIGKILL)
+            break
+    assert victim.wait(timeout=60) == -signal.SIGKILL
+    victim.stdout.close()
+    snapshots = sorted(path.name for path in killed.glob("*.solverstate"))
+    assert snapshots == ["snapshot_iter_10.solverstate", "snapshot_iter_20.solverstate"]
+
+    resumed = run(training_command(killed, killed / snapshots[-1]), tmp_path)
+    assert resumed.returncode == 0, resumed.stderr
+    assert resumed.stdout.split() == [str(i) for i in range(21, 31)]
+    assert (whole / "weights.npy").read_bytes() == (killed / "weights.npy").read_bytes()
+
+
+# Shapes that change all the time
+
+
+def resident_bytes():
+    """The physical memory of this process."""
+    pages = int(Path("/proc/self/statm").read_text().split()[1])
+    return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+def right(found, correct):
+    """Whether the loss and all gradients are those of the oracle."""
+    loss, gradients = found
+    return abs(loss - correct[0]) <= 1e-5 * abs(correct[0]) + 1e-6 and all(
+        np.all(np.abs(gradients[name] - correct[1][name]) <= 1e-5 * np.abs(correct[1][name]) + 1e-6)
+        for name in gradients
+    )
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads Linux's /proc")
+def test_shapes_that_change_in_20000_iterations_leave_memory_flat_and_results_right():
+    random = np.random.RandomState(0)
+    each = [(row, loss_net(layer_of(row), draw(row, (1, 3)))) for row in ONE_OF_EACH]
+    wrong, previous = [], None
+    for iteration, (row, net) in zip(range(20000), itertools.cycle(each)):
+        shape = previous
+        while shape == previous:
+            # Batches of 0 images included; three channels, as some of the rows have weights for.
+            shape = (random.randint(4), 3, *random.randint(1, 9, size=random.randint(3)))
+        inputs = draw(row, shape, seed=iteration)
+        found = loss_and_gradients(fed(net, inputs))
+        if not right(found, expected(row, inputs)):
+            wrong.append((iteration, row.layer, shape))
+        if iteration == 5000:
+            memory = resident_bytes()
+        previous = shape
+    assert wrong == []
+    assert resident_bytes() - memory < 4e6  # 15,000 iterations that leak 300 bytes are more
+
+
+# Threads and processes
+
+
+@pytest.fixture
+def use_threads(monkeypatch):
+    """A function that sets the number of threads, whatever the number of processors."""
+
+    def use(count):
+        monkeypatch.setattr(blocks, "_pools", {})
+        monkeypatch.setattr(blocks, "thread_count", lambda: count)
+        monkeypatch.setattr(os, "cpu_count", lambda: count)
+
+    return use
+
+
+@pytest.mark.parametrize("count", [1, 2, 8])
+def test_the_blocks_are_really_worked_on_by_that_many_threads(count, use_threads):
+    use_threads(count)
+    meeting = threading.Barrier(count)
+    threads = set()
+
+    def wait_for_the_others(index, scratch):
+        if threading.get_ident() not in threads:
+            threads.add(threading.get_ident())
+            meeting.wait(timeout=60)
+
+    blocks.for_each_block((64, 1, blocks.BLOCK_SIZE), wait_for_the_others)
+    assert len(threads) == count
+
+
+@each_loss
+def test_loss_and_gradient_are_the_same_to_the_bit_for_any_number_of_threads(row, use_threads):
+    inputs = draw(row, SEVERAL_BLOCKS)
+    net = loss_net(layer_of(row), inputs)
+    use_threads(1)
+    alone = loss_and_gradients(net)
+    for count in (2, 8, 8, 8):
+        use_threads(count)
+        np.testing.assert_equal(loss_and_gradients(net), alone)
+
+
+@each_loss
+def test_two_nets_in_one_process_do_not_disturb_each_other(row):
+    shapes = [SEVERAL_BLOCKS, (3, 3, 7, 11)]
+    inputs = [draw(row, shape, seed) for seed, shape in enumerate(shapes)]
+    alone = [loss_and_gradients(loss_net(layer_of(row), each)) for each in inputs]
+    first, second = (loss_net(layer_of(row), each) for each in inputs)
+    losses = [float(net.forward()["loss"]) for net in (first, second)]
+    for net in (first, second):
+        net._backward(len(net.layers) - 1, 0)
+    for net, loss, (loss_alone, gradients) in zip((first, second), losses, alone):
+        assert loss == loss_alone
+        for name in gradients:
+            np.testing.assert_array_equal(net.blobs[name].diff, gradients[name])
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_nets_in_two_threads_do_not_disturb_each_other(count, use_threads):
+    use_threads(count)
+    seeds = (1, 2)
+    alone = {
+        seed: [loss_and_gradients(net) for net in nets_of(seed, SEVERAL_BLOCKS)] for seed in seeds
+    }
+    meeting = threading.Barrier(len(seeds))
+    same = {seed: [] for seed in seeds}
+
+    def work(seed):
+        nets = nets_of(seed, SEVERAL_BLOCKS)
+        meeting.wait(timeout=60)
+        for _ in range(5):
+            for net, correct in zip(nets, alone[seed]):
+                same[seed].append(equal(loss_and_gradients(net), correct))
+
+    threads = [threading.Thread(target=work, args=(seed,)) for seed in seeds]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(timeout=120)
+    assert all(len(same[seed]) == 5 * len(ONE_OF_EACH) and all(same[seed]) for seed in seeds)
+
+
+def nets_of(seed, shape):
+    """A net for each loss."""
+    return [loss_net(layer_of(row), draw(row, shape, seed)) for row in ONE_OF_EACH]
+
+
+def equal(found, correct):
+    """Whether two losses with their gradients are the same to the bit."""
+    return found[0] == correct[0] and all(
+        np.array_equal(found[1][name], correct[1][name]) for name in correct[1]
+    )
+
+
+FORK = multiprocessing.get_context("fork")
+
+
+def compare_in_child(nets, correct):
+    if not all(equal(loss_and_gradients(net), each) for net, each in zip(nets, correct)):
+        sys.exit(3)
+
+
+@pytest.mark.parametrize("count", [1, 4])
+def test_a_fork_after_a_forward_does_not_hang(count, use_threads):
+    """In the parent, the child and the child's child, each with an orderly exit."""
+    use_threads(count)
+    nets = nets_of(0, SEVERAL_BLOCKS)
+    correct = [loss_and_gradients(net) for net in nets]
+
+    def child():
+        compare_in_child(nets, correct)
+        grandchild = FORK.Process(target=compare_in_child, args=(nets, correct))
+        grandchild.start()
+        grandchild.join(timeout=40)
+        grandchild.terminate()
+        sys.exit(0 if grandchild.exitcode == 0 else 4)
+
+    process = FORK.Process(target=child)
+    process.start()
+    compare_in_child(nets, correct)
+    process.join(timeout=80)
+    process.terminate()
+    assert process.exitcode == 0  # None where it hung
+
+
+# Without Caffe
+
+WITHOUT_CAFFE = """
+import sys
+class NoCaffe:
+    def find_spec(self, name, path=None, target=None):
+        if name == "caffe":
+            raise ModuleNotFoundError("No module named 'caffe'", name=name)
+sys.meta_path.insert(0, NoCaffe())
+import {}
+"""
+PUBLIC_MODULES = ["pylayerUtils", "sigmoid_ce_weight_layer", "SigmoidCrossEntropyWeightLossLayer"]
+
+
+def import_error_of(done):
+    """The message of the ImportError that ended a Python process."""
+    assert done.returncode == 1
+    last = done.stderr.strip().splitlines()[-1]
+    assert last.startswith("ImportError: the loss layers need Caffe")
+    return last
+
+
+@pytest.mark.parametrize("module", PUBLIC_MODULES)
+def test_an_import_without_caffe_says_how_to_get_it(module, tmp_path):
+    done = run([sys.executable, "-c", WITHOUT_CAFFE.format(module)], tmp_path)
+    message = import_error_of(done)
+    for part in ("No module named 'caffe'", "python3-caffe", "tools/with-caffe", "PYTHONPATH"):
+        assert part in message
+
+
+@pytest.mark.parametrize("module", PUBLIC_MODULES)
+def test_an_import_with_the_placeholder_of_pypi_says_how_to_get_caffe(module, tmp_path):
+    (tmp_path / "caffe").mkdir()
+    (tmp_path / "caffe" / "__init__.py").write_text("")
+    done = run([sys.executable, "-c", f"import {module}"], tmp_path, PYTHONPATH=str(tmp_path))
+    message = import_error_of(done)
+    for part in ("not Caffe", "placeholder", "python3-caffe", "tools/with-caffe"):
+        assert part in message
+
+
+@pytest.mark.parametrize("module", PUBLIC_MODULES)
+def test_an_import_with_a_caffe_that_is_broken_says_why(module, tmp_path):
+    (tmp_path / "caffe").mkdir()
+    broken = "raise ImportError('libcaffe.so.1: cannot open shared object file')"
+    (tmp_path / "caffe" / "__init__.py").write_text(broken)
+    done = run([sys.executable, "-c", f"import {module}"], tmp_path, PYTHONPATH=str(tmp_path))
+    assert "libcaffe.so.1: cannot open shared object file" in import_error_of(done)
+
+
+# The document
+
+
+def functions_of(path):
+    return {node.name for node in ast.parse(path.read_text()).body if hasattr(node, "name")}
+
+
+def test_every_test_that_the_document_names_exists():
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    named = re.findall(r"`(tests/\w+\.py)::(\w+)`", text)
+    assert len(named) > 20
+    missing = [(file, name) for file, name in named if name not in functions_of(ROOT / file)]
+    assert missing == []
+
+
+def test_the_document_names_every_test_of_this_file():
+    text = (ROOT / "docs" / "reliability.md").read_text()
+    tests = {name for name in functions_of(Path(__file__)) if name.startswith("test_")}
+    assert {name for name in tests if f"::{name}`" not in text} == set()
