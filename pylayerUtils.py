@@ -44,11 +44,14 @@ from caffe_losses.values import raise_for_labels, require_finite, value_range
 from caffe_losses.weights import (
     ClassesOfMask,
     ClassesOfTarget,
+    ClassWeights,
     CoefficientsOfClasses,
+    CoefficientsOfLabel,
     Constant,
     WeightOfClasses,
     class_weights,
     count_classes,
+    is_binary,
 )
 
 __all__ = [
@@ -80,15 +83,15 @@ class EuclideanLossLayer(LossLayer):
     def compute_loss(self, *bottoms: np.ndarray) -> float:
         prediction, target = map(flat, bottoms)
         (batch,) = self.mean_over_ranks(batch_size(bottoms[0]))
-        self.weighting = Constant(1 / batch)
-        return losses.squared_error(prediction, target, self.weighting)
+        self.weight = 1 / batch
+        return losses.squared_error(prediction, target, Constant(self.weight))
 
     def compute_gradient(
         self, loss_weight: float, diffs: List[Optional[np.ndarray]], *bottoms: np.ndarray
     ) -> None:
         prediction, target = map(flat, bottoms)
-        for diff, scale in opposite(diffs, loss_weight):
-            losses.squared_error_gradient(prediction, target, self.weighting, scale, flat(diff))
+        for diff, scale in opposite(diffs, loss_weight * self.weight):
+            losses.squared_error_gradient(prediction, target, Constant(scale), flat(diff))
 
 
 class WeightedEuclideanLossLayer(LossLayer):
@@ -155,10 +158,11 @@ class WeightedEuclideanLossLayer(LossLayer):
         self, loss_weight: float, diffs: List[Optional[np.ndarray]], *bottoms: np.ndarray
     ) -> None:
         prediction, target = (in_the_layout_of(bottom, bottoms[0]) for bottom in bottoms[:2])
-        weighting = WeightOfClasses(self.classes(*bottoms), self.weights)
+        classes = self.classes(*bottoms)
         for diff, scale in opposite(diffs, loss_weight):
+            weighting = WeightOfClasses(classes, self.scaled(self.weights, scale))
             out = in_the_layout_of(diff, bottoms[0])
-            losses.squared_error_gradient(prediction, target, weighting, scale, out)
+            losses.squared_error_gradient(prediction, target, weighting, out)
 
 
 class WeightedSigmoidCrossEntropyLossLayer(LossLayer):
@@ -191,7 +195,9 @@ class WeightedSigmoidCrossEntropyLossLayer(LossLayer):
 
     def compute_loss(self, *bottoms: np.ndarray) -> float:
         score, label = (in_the_layout_of(bottom, bottoms[0]) for bottom in bottoms)
-        if self.check_is_due() and not value_range(label).largest <= 1:
+        counts = count_classes(ClassesOfMask(label))
+        self.binary = is_binary(label, counts)
+        if not self.binary and self.check_is_due() and not value_range(label).largest <= 1:
             raise_for_labels(
                 self.name,
                 bottoms[1],
@@ -200,14 +206,19 @@ class WeightedSigmoidCrossEntropyLossLayer(LossLayer):
                 "divide a mask of 0 and 255 by 255; give voids a negative label to ignore them",
             )
         self.weights = class_weights(
-            count_classes(ClassesOfMask(label)),
+            counts,
             score.shape,
             1,
             self.settings["balance"],
             self.settings["normalization"],
             self.mean_over_ranks,
         )
-        return losses.cross_entropy(score, CoefficientsOfClasses(label, self.weights))
+        return losses.cross_entropy(score, self.coefficients(label, self.weights))
+
+    def coefficients(self, label: np.ndarray, weights: ClassWeights) -> Any:
+        """The weights of both terms of the loss, by blocks; cheaper where labels are 0 and 1."""
+        kind = CoefficientsOfLabel if self.binary else CoefficientsOfClasses
+        return kind(label, weights)
 
     def compute_gradient(
         self, loss_weight: float, diffs: List[Optional[np.ndarray]], *bottoms: np.ndarray
@@ -215,8 +226,8 @@ class WeightedSigmoidCrossEntropyLossLayer(LossLayer):
         score, label, out = (
             in_the_layout_of(array, bottoms[0]) for array in (*bottoms, *diffs) if array is not None
         )
-        coefficients = CoefficientsOfClasses(label, self.weights)
-        losses.cross_entropy_gradient(score, coefficients, loss_weight, out)
+        weights = self.scaled(self.weights, loss_weight)
+        losses.cross_entropy_gradient(score, self.coefficients(label, weights), out)
 
 
 class ChannelSumEuclideanLossLayer(LossLayer):

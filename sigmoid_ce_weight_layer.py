@@ -32,7 +32,7 @@ from caffe_losses.shapes import (
     require_same_layout,
 )
 from caffe_losses.values import raise_for_labels, value_range
-from caffe_losses.weights import CoefficientsOfLabel, count_unequal, normalizer
+from caffe_losses.weights import ClassWeights, CoefficientsOfLabel, count_unequal, normalizer
 
 __all__ = ["SigmoidCrossEntropyWeightLossLayer"]
 
@@ -84,12 +84,14 @@ class SigmoidCrossEntropyWeightLossLayer(LossLayer):
             )
 
     def coefficients(
-        self, score: np.ndarray, label: np.ndarray, *weight: np.ndarray
+        self, scale: float, score: np.ndarray, label: np.ndarray, *weight: np.ndarray
     ) -> CoefficientsOfLabel:
-        """The weights of both terms of the loss, by blocks."""
+        """The weights of both terms of the loss, times a scale, by blocks."""
+        positive = np.array(self.settings["cls_weight"]).reshape(1, -1, 1)
+        weights = ClassWeights(positive, np.ones((1, 1, 1)))
         return CoefficientsOfLabel(
             in_the_layout_of(label, score),
-            np.array(self.settings["cls_weight"], dtype=np.float32).reshape(1, -1, 1),
+            self.scaled(weights, scale),
             mask_view(weight[0], score) if weight else None,
             self.settings["ignore_label"],
         )
@@ -105,7 +107,7 @@ class SigmoidCrossEntropyWeightLossLayer(LossLayer):
         batch, count, valid = self.mean_over_ranks(label.shape[0], label.size, valid)
         self.divisor = normalizer(self.settings["normalization"], batch, count, valid)
         score = as_batch_channel_position(bottoms[0])
-        return losses.cross_entropy(score, self.coefficients(*bottoms)) / self.divisor
+        return losses.cross_entropy(score, self.coefficients(1, *bottoms)) / self.divisor
 
     def raise_for_labels(self, label: np.ndarray) -> None:
         """Raises for labels that are neither in [0, 1] nor ignored."""
@@ -125,7 +127,6 @@ class SigmoidCrossEntropyWeightLossLayer(LossLayer):
     def compute_gradient(
         self, loss_weight: float, diffs: List[Optional[np.ndarray]], *bottoms: np.ndarray
     ) -> None:
-        (diff,) = diffs
-        score, out = as_batch_channel_position(bottoms[0]), as_batch_channel_position(diff)
+        score, out = (as_batch_channel_position(a) for a in (bottoms[0], *diffs) if a is not None)
         scale = loss_weight / self.divisor
-        losses.cross_entropy_gradient(score, self.coefficients(*bottoms), scale, out)
+        losses.cross_entropy_gradient(score, self.coefficients(scale, *bottoms), out)

@@ -12,8 +12,6 @@ import numpy as np
 from caffe_losses.blocks import Scratch, dot
 
 ONE = np.float32(1)
-# exp(87.33) is still finite, and 1 / (1 + exp(87.33)) the smallest sigmoid that is not denormal.
-LARGEST_EXPONENT = np.float32(87.33)
 
 
 def squared_error(
@@ -56,35 +54,34 @@ def cross_entropy(
     exponential -= shifted
     logarithm += exponential
 
-    weight = np.add(negative, positive, out=work)
-    total = dot(weight, logarithm)
-    twice_rectified = np.add(magnitude, score, out=work)  # 2 max(score, 0)
-    rectified = dot(negative, twice_rectified)
-    twice_rectified = np.subtract(magnitude, score, out=work)  # 2 max(-score, 0)
-    rectified += dot(positive, twice_rectified)
-    return total + rectified / 2
+    logarithm += logarithm
+    softplus = np.add(magnitude, score, out=work)  # 2 max(score, 0)
+    softplus += logarithm
+    total = dot(negative, softplus)
+    softplus = np.subtract(magnitude, score, out=work)  # 2 max(-score, 0)
+    softplus += logarithm
+    total += dot(positive, softplus)
+    return total / 2
 
 
 def cross_entropy_gradient(
     score: np.ndarray,
     negative: np.ndarray,
     positive: np.ndarray,
-    scale: float,
     out: np.ndarray,
     scratch: Scratch,
 ) -> None:
-    """scale * (negative * sigmoid(score) - positive * sigmoid(-score)).
+    """negative * sigmoid(score) - positive * sigmoid(-score).
 
     Both sigmoids come from one exponential without a subtraction, so that each is right to its last
-    digits however small it is.
+    digits however small it is: sigmoid(z) = 1 / (1 + e^-z), where e^-z may well be infinite.
     """
-    exponent = np.negative(score, out=scratch.take(score.shape))
-    np.minimum(exponent, LARGEST_EXPONENT, out=exponent)
-    exponential = np.exp(exponent, out=scratch.take(score.shape))
-    denominator = np.add(exponential, ONE, out=exponent)
-    sigmoid = np.reciprocal(denominator, out=denominator)
-    exponential *= sigmoid  # sigmoid(-score)
-    sigmoid *= negative
-    exponential *= positive
-    sigmoid -= exponential
-    np.multiply(sigmoid, np.float32(scale), out=out)
+    minus_score = np.negative(score, out=scratch.take(score.shape))
+    exponential = np.exp(minus_score, out=scratch.take(score.shape))
+    # A reciprocal is several times slower when its output is its input.
+    inverse = np.reciprocal(exponential, out=minus_score)
+    exponential += ONE
+    inverse += ONE
+    negative /= exponential
+    positive /= inverse
+    np.subtract(negative, positive, out=out)

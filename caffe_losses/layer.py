@@ -14,6 +14,7 @@ from caffe_losses import batch_counts, parameters
 from caffe_losses.import_caffe import caffe
 from caffe_losses.parameters import Parameter
 from caffe_losses.values import fits_float32, require_finite
+from caffe_losses.weights import ClassWeights
 
 Shape = Tuple[int, ...]
 
@@ -142,6 +143,16 @@ class LossLayer(caffe.Layer):
         own = np.array(counts, dtype=np.float64)
         # Only training is in step on all ranks.
         return batch_counts.all_reduce(own) if self.phase == caffe.TRAIN else own
+
+    def scaled(self, weights: ClassWeights, scale: float) -> ClassWeights:
+        """The weights times what the gradient is multiplied with."""
+        try:
+            return weights.times(scale)
+        except FloatingPointError as error:
+            raise FloatingPointError(
+                f"{self.name}: {error} (iteration {self.iteration} of this layer); lower the "
+                f"loss_weight"
+            ) from None
 
     def check_is_due(self) -> bool:
         """Whether the parameter check_labels asks for a check of this batch."""

@@ -27,14 +27,12 @@ def squared_error(prediction: np.ndarray, target: np.ndarray, weighting: Weighti
 
 
 def squared_error_gradient(
-    prediction: np.ndarray, target: np.ndarray, weighting: Weighting, scale: float, out: np.ndarray
+    prediction: np.ndarray, target: np.ndarray, weighting: Weighting, out: np.ndarray
 ) -> None:
-    """scale * w (x - t), the gradient to the prediction x, written to `out`."""
-    factor = np.float32(scale)
+    """w (x - t), the gradient to the prediction x, written to `out`."""
 
     def write_block(index: Index, scratch: Scratch) -> None:
         weight = weighting(index, scratch)
-        weight = np.multiply(weight, factor, out=scratch.take(weight.shape))
         kernels.squared_error_gradient(
             prediction[index], target[index], weight, out[index], scratch
         )
@@ -53,13 +51,13 @@ def cross_entropy(score: np.ndarray, coefficients: Coefficienting) -> float:
 
 
 def cross_entropy_gradient(
-    score: np.ndarray, coefficients: Coefficienting, scale: float, out: np.ndarray
+    score: np.ndarray, coefficients: Coefficienting, out: np.ndarray
 ) -> None:
-    """scale * (a sigmoid(x) - b sigmoid(-x)), the gradient to the score x, written to `out`."""
+    """a sigmoid(x) - b sigmoid(-x), the gradient to the score x, written to `out`."""
 
     def write_block(index: Index, scratch: Scratch) -> None:
         negative, positive = coefficients(index, scratch)
-        kernels.cross_entropy_gradient(score[index], negative, positive, scale, out[index], scratch)
+        kernels.cross_entropy_gradient(score[index], negative, positive, out[index], scratch)
 
     for_each_block(score.shape, write_block)
 

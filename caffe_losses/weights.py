@@ -11,18 +11,36 @@ from typing import Any, Callable, NamedTuple, Optional, Tuple
 import numpy as np
 
 from caffe_losses.blocks import Index, Scratch, Shape, for_each_block, part
-
-ONE = np.float32(1)
+from caffe_losses.values import fits_float32
 
 BlockClasses = Tuple[np.ndarray, np.ndarray]
 Coefficients = Tuple[np.ndarray, np.ndarray]
 
-ClassCounts = NamedTuple(
-    "ClassCounts", [("positive", np.ndarray), ("negative", np.ndarray)]
-)  # of positions in each image, shape (N,)
-ClassWeights = NamedTuple(
-    "ClassWeights", [("positive", np.ndarray), ("negative", np.ndarray)]
-)  # of an element in each image, shape (N, 1, 1), float32
+# How many positions of each image are positive and negative, shape (N,).
+ClassCounts = NamedTuple("ClassCounts", [("positive", np.ndarray), ("negative", np.ndarray)])
+
+
+class ClassWeights:
+    """What a positive and a negative element weigh: float32 arrays that broadcast to (N, C, S)."""
+
+    def __init__(self, positive: np.ndarray, negative: np.ndarray) -> None:
+        self.positive = positive
+        self.negative = negative
+
+    def times(self, scale: float) -> "ClassWeights":
+        """These weights multiplied by a number; FloatingPointError where that overflows float32."""
+        scaled = [weight.astype(np.float64) * scale for weight in (self.positive, self.negative)]
+        largest = max(np.abs(weight).max() for weight in scaled)
+        if not fits_float32(largest):
+            raise FloatingPointError(
+                f"a weight of the gradient is {largest:g}, too large for float32"
+            )
+        return ClassWeights(*map(as_weight, scaled))
+
+
+def as_weight(values: np.ndarray) -> np.ndarray:
+    """Float32; float64 operands would make NumPy compute whole blocks in float64."""
+    return np.asarray(values, dtype=np.float32)
 
 
 class ClassesOfMask:
@@ -89,6 +107,12 @@ def count_unequal(array: np.ndarray, value: float) -> int:
     return sum(for_each_block(array.shape, count))
 
 
+def is_binary(label: np.ndarray, counts: ClassCounts) -> bool:
+    """Whether every label is 0 or 1, given how many are positive and negative."""
+    ones = counts.positive.sum()
+    return ones + counts.negative.sum() == label.size == ones + count_unequal(label, 1)
+
+
 def normalizer(normalization: str, batch: float, count: float, valid: float) -> float:
     """What the sum is divided by, as Caffe's LossParameter means it: never less than 1."""
     divisors = {"NONE": 1, "FULL": count, "VALID": valid, "BATCH_SIZE": batch}
@@ -128,12 +152,8 @@ def class_weights(
         divisor = np.full(shape[0], normalizer(normalization, batch, count, valid))
     # Where nothing weighs anything there is nothing to divide.
     scale = np.where(divisor > 0, 1 / np.maximum(divisor, np.finfo(np.float64).tiny), 0)
-    return ClassWeights(
-        *(
-            (w * scale).astype(np.float32).reshape(-1, 1, 1)
-            for w in (positive_weight, negative_weight)
-        )
-    )
+    weights = (scale * weight for weight in (positive_weight, negative_weight))
+    return ClassWeights(*(as_weight(weight.reshape(-1, 1, 1)) for weight in weights))
 
 
 class WeightOfClasses:
@@ -145,12 +165,18 @@ class WeightOfClasses:
 
     def __call__(self, index: Index, scratch: Scratch) -> np.ndarray:
         positive, negative = self.classes(index, scratch)
-        positive_weight, negative_weight = (part(w, index) for w in self.weights)
-        weight = np.multiply(positive, positive_weight, out=scratch.take(positive.shape))
-        other = np.multiply(negative, negative_weight, out=scratch.take(positive.shape))
-        weight += other
+        weight = weigh(positive, part(self.weights.positive, index), scratch)
+        weight += weigh(negative, part(self.weights.negative, index), scratch)
         scratch.give_back()
         return weight
+
+
+def weigh(members: np.ndarray, weight: np.ndarray, scratch: Scratch) -> np.ndarray:
+    """The weight where an element is a member, 0 elsewhere."""
+    weights = scratch.take(members.shape)
+    np.copyto(weights, members)  # several times faster than to multiply booleans with floats
+    weights *= weight
+    return weights
 
 
 class Constant:
@@ -178,35 +204,38 @@ class CoefficientsOfClasses:
 
 
 class CoefficientsOfLabel:
-    """What sp(score) and sp(-score) are multiplied with: (1 - t) and w t for the label t.
+    """What sp(score) and sp(-score) are multiplied with: v (1 - t) and w t for the label t.
 
-    `positive_weight` is w, one for each channel; `element_weight` multiplies both; both broadcast.
+    w and v are the weights of the positive and the negative class. `element_weight`, which
+    broadcasts, multiplies both.
     """
 
     def __init__(
         self,
         label: np.ndarray,
-        positive_weight: np.ndarray,
+        weights: ClassWeights,
         element_weight: Optional[np.ndarray] = None,
         ignore_label: Optional[float] = None,
     ) -> None:
         self.label = label
-        self.positive_weight = positive_weight
+        self.weights = weights
+        self.minus_negative = -weights.negative
         self.element_weight = element_weight
         self.ignore_label = ignore_label
 
     def __call__(self, index: Index, scratch: Scratch) -> Coefficients:
         label = self.label[index]
+        negative_weight = part(self.weights.negative, index)
         negative, positive = scratch.take(label.shape), scratch.take(label.shape)
-        if self.ignore_label is None:
-            np.subtract(ONE, label, out=negative)
-            np.multiply(label, part(self.positive_weight, index), out=positive)
-        else:
+        if self.ignore_label is not None:
             valid = scratch.take_bool(label.shape)
             np.not_equal(label, np.float32(self.ignore_label), out=valid)
-            np.multiply(label, valid, out=positive)
-            np.subtract(valid, positive, out=negative)
-            positive *= part(self.positive_weight, index)
+            label = np.multiply(label, valid, out=positive)
+            negative_weight = weigh(valid, negative_weight, scratch)
+            scratch.give_back()
+        np.multiply(label, part(self.minus_negative, index), out=negative)
+        negative += negative_weight
+        np.multiply(label, part(self.weights.positive, index), out=positive)
         if self.element_weight is not None:
             element_weight = part(self.element_weight, index)
             negative *= element_weight
