@@ -62,11 +62,7 @@ def weighted_sigmoid_cross_entropy(
     """L = sum s (t sp(-x) + (1 - t) sp(x)), where s is w divided by what the normalization says."""
     if score.size == 0:
         return nothing(score)
-    x, t = batch_channel_position(score), batch_channel_position(label, score)
-    s = balanced_weights(label, x.shape, balance, normalization)
-    loss = np.sum(s * (t * softplus(-x) + (1 - t) * softplus(x)))
-    gradient = s * ((1 - t) * sigmoid(x) - t * sigmoid(-x))
-    return float(loss), [gradient.reshape(score.shape)]
+    return cross_entropy(score, *balanced_coefficients(score, label, balance, normalization))
 
 
 def sigmoid_cross_entropy_weight(
@@ -80,18 +76,47 @@ def sigmoid_cross_entropy_weight(
     """L = sum v [w t sp(-x) + (1 - t) sp(x)] / divisor, v being the weight of each element."""
     if score.size == 0:
         return nothing(score)
-    x, t = batch_channel_position(score), batch_channel_position(label, score)
+    coefficients = weighted_coefficients(
+        score, label, weight, cls_weight, normalization, ignore_label
+    )
+    return cross_entropy(score, *coefficients)
+
+
+def cross_entropy(score: np.ndarray, negative: np.ndarray, positive: np.ndarray) -> Answer:
+    """L = sum a sp(x) + b sp(-x), for the coefficients a of the negative and b of the positive."""
+    x = batch_channel_position(score)
+    loss = np.sum(negative * softplus(x) + positive * softplus(-x))
+    gradient = negative * sigmoid(x) - positive * sigmoid(-x)
+    return float(loss), [gradient.reshape(score.shape)]
+
+
+def balanced_coefficients(
+    score: np.ndarray, label: np.ndarray, balance: str = "image", normalization: str = "WEIGHT"
+) -> Tuple[np.ndarray, np.ndarray]:
+    """s (1 - t) and s t, as (N, C, S)."""
+    t = batch_channel_position(label, score)
+    s = balanced_weights(label, t.shape, balance, normalization)
+    return s * (1 - t), s * t
+
+
+def weighted_coefficients(
+    score: np.ndarray,
+    label: np.ndarray,
+    weight: Optional[np.ndarray] = None,
+    cls_weight: Any = 1,
+    normalization: str = "NONE",
+    ignore_label: Optional[float] = None,
+) -> Tuple[np.ndarray, np.ndarray]:
+    """v (1 - t) / divisor and v w t / divisor, as (N, C, S)."""
+    t = batch_channel_position(label, score)
     w = float64(cls_weight).reshape(1, -1, 1)
-    v = np.ones_like(x) if weight is None else for_each_element(weight, x.shape) + np.zeros_like(x)
-    valid = np.ones(x.shape, dtype=bool)
+    v = np.ones(t.shape) if weight is None else for_each_element(weight, t.shape)
+    valid = np.ones(t.shape, dtype=bool)
     if ignore_label is not None:
         valid = t != np.float32(ignore_label)
         t = np.where(valid, t, 0)
-    v = np.where(valid, v, 0)
-    v = v / divisor(normalization, len(x), x.size, np.count_nonzero(valid))
-    loss = np.sum(v * (w * t * softplus(-x) + (1 - t) * softplus(x)))
-    gradient = v * ((1 - t) * sigmoid(x) - w * t * sigmoid(-x))
-    return float(loss), [gradient.reshape(score.shape)]
+    v = valid * v / divisor(normalization, len(t), t.size, np.count_nonzero(valid))
+    return v * (1 - t), v * w * t
 
 
 def balanced_weights(
