@@ -59,7 +59,7 @@ class Number(Parameter):
         except OverflowError:
             number = math.inf
         # The layers work in float32.
-        if not abs(number) <= 3.4028234e38:
+        if not abs(number) <= 3.4028234663852886e38:
             raise ValueError("is not finite in float32")
         if number < self.minimum:
             raise ValueError("is too small")
