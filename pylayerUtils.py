@@ -160,7 +160,7 @@ class WeightedEuclideanLossLayer(LossLayer):
         prediction, target = (in_the_layout_of(bottom, bottoms[0]) for bottom in bottoms[:2])
         classes = self.classes(*bottoms)
         for diff, scale in opposite(diffs, loss_weight):
-            weighting = WeightOfClasses(classes, self.scaled(self.weights, scale))
+            weighting = WeightOfClasses(classes, self.weights.times(scale))
             out = in_the_layout_of(diff, bottoms[0])
             losses.squared_error_gradient(prediction, target, weighting, out)
 
@@ -226,7 +226,7 @@ class WeightedSigmoidCrossEntropyLossLayer(LossLayer):
         score, label, out = (
             in_the_layout_of(array, bottoms[0]) for array in (*bottoms, *diffs) if array is not None
         )
-        weights = self.scaled(self.weights, loss_weight)
+        weights = self.weights.times(loss_weight)
         losses.cross_entropy_gradient(score, self.coefficients(label, weights), out)
 
 

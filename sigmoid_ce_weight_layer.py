@@ -75,6 +75,8 @@ class SigmoidCrossEntropyWeightLossLayer(LossLayer):
         require_same_layout(self.name, "label", shapes[1], "score", score)
         for weight in shapes[2:]:
             require_mask(self.name, "weight", weight, "score", score)
+        cls_weight = np.array(self.settings["cls_weight"], dtype=np.float32).reshape(1, -1, 1)
+        self.weights = ClassWeights(cls_weight, np.ones((1, 1, 1), dtype=np.float32))
         channels = score[1] if len(score) > 1 else 1
         count = len(self.settings["cls_weight"])
         if count not in (1, channels):
@@ -87,11 +89,9 @@ class SigmoidCrossEntropyWeightLossLayer(LossLayer):
         self, scale: float, score: np.ndarray, label: np.ndarray, *weight: np.ndarray
     ) -> CoefficientsOfLabel:
         """The weights of both terms of the loss, times a scale, by blocks."""
-        positive = np.array(self.settings["cls_weight"]).reshape(1, -1, 1)
-        weights = ClassWeights(positive, np.ones((1, 1, 1)))
         return CoefficientsOfLabel(
             in_the_layout_of(label, score),
-            self.scaled(weights, scale),
+            self.weights.times(scale),
             mask_view(weight[0], score) if weight else None,
             self.settings["ignore_label"],
         )
@@ -104,6 +104,10 @@ class SigmoidCrossEntropyWeightLossLayer(LossLayer):
             if not (smallest >= 0 and largest <= 1):
                 self.raise_for_labels(bottoms[1])
         valid = label.size if ignore_label is None else count_unequal(label, ignore_label)
+        self.largest_weight = max(1.0, *self.settings["cls_weight"])
+        for weight in bottoms[2:]:
+            extremes = value_range(as_batch_channel_position(weight))
+            self.largest_weight *= max(map(abs, extremes))
         batch, count, valid = self.mean_over_ranks(label.shape[0], label.size, valid)
         self.divisor = normalizer(self.settings["normalization"], batch, count, valid)
         score = as_batch_channel_position(bottoms[0])

@@ -7,13 +7,16 @@ depends on the shape alone, and the sums of the blocks are added exactly, so tha
 same to the bit for any number of threads.
 """
 
+import functools
 import math
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, List, Tuple
 
 import numpy as np
+
+from caffe_losses.shapes import product
 
 Shape = Tuple[int, int, int]
 Index = Tuple[slice, slice, slice]
@@ -31,6 +34,8 @@ ROW = 256
 
 def part(operand: np.ndarray, index: Index) -> np.ndarray:
     """The part of an operand that belongs to a block; axes of size 1 broadcast."""
+    if operand.size == 1:
+        return operand
     return operand[tuple(s if n > 1 else slice(None) for s, n in zip(index, operand.shape))]
 
 
@@ -57,9 +62,15 @@ class Blocks:
     def __getitem__(self, number: int) -> Index:
         rest, channel = divmod(number, self.parts[1])
         image, position = divmod(rest, self.parts[2])
-        starts = (n * length for n, length in zip((image, channel, position), self.lengths))
-        first, second, third = (slice(s, s + n) for s, n in zip(starts, self.lengths))
-        return first, second, third
+        images, channels, positions = self.lengths
+        return (
+            slice(image * images, (image + 1) * images),
+            slice(channel * channels, (channel + 1) * channels),
+            slice(position * positions, (position + 1) * positions),
+        )
+
+
+blocks_of = functools.lru_cache(maxsize=64)(Blocks)
 
 
 class Buffers:
@@ -77,8 +88,7 @@ class Buffers:
         if key not in self.views:
             if len(self.views) > 100:  # shapes that change all the time must not pile up
                 self.views.clear()
-            size = int(np.prod(shape, dtype=np.int64))
-            self.views[key] = self.pool[key[0], :size].reshape(shape)
+            self.views[key] = self.pool[key[0], : product(shape)].reshape(shape)
         return self.views[key]
 
 
@@ -129,22 +139,28 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def for_each_block(shape: Shape, function: Callable[[Index, Scratch], Any]) -> List[Any]:
-    """Calls `function(index, scratch)` for each block and returns the results in order."""
-    blocks = Blocks(shape)
+    """Calls `function(index, scratch)` for each block and returns the results in order.
+
+    Call it where NumPy's floating-point errors are ignored, as `LossLayer` does: overflow is met by
+    a check of the result, not by a warning on the way.
+    """
+    blocks = blocks_of(shape)
     results = [None] * len(blocks)  # type: List[Any]
     # Threads take the next block from one iterator; advancing it is atomic.
     numbers = iter(range(len(blocks)))
 
     def work() -> None:
-        # Overflow is met by the check of the result, not by a warning on the way.
         scratch = _of_thread.scratch
-        with np.errstate(all="ignore"):
-            for number in numbers:
-                scratch.release()
-                results[number] = function(blocks[number], scratch)
+        for number in numbers:
+            scratch.release()
+            results[number] = function(blocks[number], scratch)
+
+    def help_with_work() -> None:
+        with np.errstate(all="ignore"):  # it holds for one thread only
+            work()
 
     helpers = min(thread_count(), len(blocks)) - 1 if len(blocks) > 1 else 0
-    futures = [_pool().submit(work) for _ in range(helpers)]
+    futures = [_pool().submit(help_with_work) for _ in range(helpers)]
     work()
     for future in futures:
         # One that has not begun by now has nothing left to do.

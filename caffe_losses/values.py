@@ -24,10 +24,12 @@ def value_range(array: np.ndarray, ignore_label: Optional[float] = None) -> Rang
             valid = scratch.take_bool(block.shape)
             np.not_equal(block, np.float32(ignore_label), out=valid)
             block = np.multiply(block, valid, out=scratch.take(block.shape))
-        return float(np.min(block)), float(np.max(block))
+        return float(block.min()), float(block.max())
 
-    ranges = np.array(for_each_block(array.shape, block_range))
-    return Range(float(ranges[:, 0].min()), float(ranges[:, 1].max()))
+    smallest, largest = zip(*for_each_block(array.shape, block_range))
+    if any(map(math.isnan, smallest)):  # min and max of Python would pass over it
+        return Range(math.nan, math.nan)
+    return Range(min(smallest), max(largest))
 
 
 def example_of(array: np.ndarray, wrong: np.ndarray) -> str:

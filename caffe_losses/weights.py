@@ -11,7 +11,7 @@ from typing import Any, Callable, NamedTuple, Optional, Tuple
 import numpy as np
 
 from caffe_losses.blocks import Index, Scratch, Shape, for_each_block, part
-from caffe_losses.values import fits_float32
+from caffe_losses.shapes import product
 
 BlockClasses = Tuple[np.ndarray, np.ndarray]
 Coefficients = Tuple[np.ndarray, np.ndarray]
@@ -28,14 +28,9 @@ class ClassWeights:
         self.negative = negative
 
     def times(self, scale: float) -> "ClassWeights":
-        """These weights multiplied by a number; FloatingPointError where that overflows float32."""
-        scaled = [weight.astype(np.float64) * scale for weight in (self.positive, self.negative)]
-        largest = max(np.abs(weight).max() for weight in scaled)
-        if not fits_float32(largest):
-            raise FloatingPointError(
-                f"a weight of the gradient is {largest:g}, too large for float32"
-            )
-        return ClassWeights(*map(as_weight, scaled))
+        """These weights multiplied by a number."""
+        factor = np.float32(scale)
+        return ClassWeights(self.positive * factor, self.negative * factor)
 
 
 def as_weight(values: np.ndarray) -> np.ndarray:
@@ -134,7 +129,7 @@ def class_weights(
     `repeats` is the number of elements at each position.
     """
     batch, count, positives, negatives = mean_over_ranks(
-        shape[0], np.prod(shape), counts.positive.sum(), counts.negative.sum()
+        shape[0], product(shape), counts.positive.sum(), counts.negative.sum()
     )
     positive, negative = counts
     if balance == "batch":

@@ -4,6 +4,7 @@ import caffe
 import numpy as np
 import pytest
 from nets import fed, net_from
+
 from pylayerUtils import ChannelSumEuclideanLossLayer, WeightedEuclideanLossLayer
 from sigmoid_ce_weight_layer import SigmoidCrossEntropyWeightLossLayer
 

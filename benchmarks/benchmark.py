@@ -1,0 +1,188 @@
+"""How fast the layers are: against Caffe's native layers, the textbook formula and the memory.
+
+Everything is measured side by side in one process, in rounds that visit all contestants in turn;
+what is reported is the median of the rounds. `make bench` runs this.
+"""
+
+import argparse
+import ctypes
+import json
+import os
+import platform
+import statistics
+import sys
+import time
+import tracemalloc
+from typing import Any, Callable, Dict, List
+
+import caffe
+import numpy as np
+from tqdm import tqdm
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.insert(0, ROOT)
+
+from contestants import LOSSES, Contestant, contestants  # noqa: E402
+
+SHAPES = [(1, 1, 8, 8), (1, 2, 400, 400), (10, 1, 512, 512), (10, 2, 512, 512), (32, 21, 128, 128)]
+PLOTTED_SIZES = [64, 1000, 10**4, 10**5, 10**6, 10**7, 10**8]
+Times = Dict[str, Dict[str, float]]
+
+
+def set_threads(count: int) -> None:
+    """Lets the layers, OpenBLAS (and so Caffe) and PyTorch use that many threads."""
+    os.environ["OMP_NUM_THREADS"] = str(count)
+    try:
+        ctypes.CDLL("libopenblas.so.0").openblas_set_num_threads(count)
+    except (OSError, AttributeError):
+        tqdm.write("no OpenBLAS here: Caffe's BLAS keeps its own number of threads")
+
+
+def seconds(function: Callable[[], Any], repeats: int) -> float:
+    """The time of one call, averaged over a few where one is short."""
+    start = time.perf_counter()
+    for _ in range(repeats):
+        function()
+    return (time.perf_counter() - start) / repeats
+
+
+def measure(entries: Dict[str, Contestant], rounds: int) -> Times:
+    """Median seconds of forward, backward and both for each contestant."""
+    samples = {name: [] for name in entries}  # type: Dict[str, List[Tuple[float, float]]]
+    repeats = {}
+    for name, entry in entries.items():
+        once = seconds(entry.forward, 1) + seconds(entry.backward, 1)
+        repeats[name] = max(1, min(100, int(0.002 / once)))
+    for _ in range(rounds):
+        for name, entry in entries.items():
+            forward = seconds(entry.forward, repeats[name])
+            samples[name].append((forward, seconds(entry.backward, repeats[name])))
+    return {
+        name: {
+            "forward": statistics.median(f for f, _ in times),
+            "backward": statistics.median(b for _, b in times),
+            "both": statistics.median(f + b for f, b in times),
+        }
+        for name, times in samples.items()
+    }
+
+
+def extra_memory(entry: Contestant) -> int:
+    """The most bytes that one forward and backward hold beyond what there was before."""
+    tracemalloc.start()
+    try:
+        entry.forward()
+        entry.backward()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def row(result: Dict[str, Any]) -> str:
+    """A line of the table: nanoseconds an element, and how the others compare to the layer."""
+    times, count = result["times"], int(np.prod(result["shape"]))
+    ours = times["layer"]["both"]
+    cells = ["x".join(map(str, result["shape"])), str(result["threads"])]
+    cells += [
+        f"{times['layer'][part] / count * 1e9:.2f}" for part in ("forward", "backward", "both")
+    ]
+    cells += [f"{times[name]['both'] / ours:.1f}" if name in times else "" for name in OTHERS]
+    cells += [f"{ours / times['floor']['both']:.1f}", f"{ours * 1e6:.0f}"]
+    cells += [f"{result['extra_memory'][name] / 1e6:.1f}" for name in ("layer", "textbook")]
+    return "| " + " | ".join(cells) + " |"
+
+
+OTHERS = ("native", "textbook", "PyTorch")
+HEAD = [
+    "shape",
+    "threads",
+    "forward ns/el",
+    "backward ns/el",
+    "both ns/el",
+    *(f"{name} / layer" for name in OTHERS),
+    "layer / floor",
+    "both us",
+    "extra MB",
+    "textbook extra MB",
+]
+
+
+def run(rounds: int, threads: List[int]) -> List[Dict[str, Any]]:
+    """All losses, shapes and thread counts."""
+    results = []
+    total = len(LOSSES) * len(SHAPES) * len(threads)
+    with tqdm(total=total, desc="measuring", disable=None) as progress:
+        for title, loss in LOSSES.items():
+            tqdm.write(f"\n{title}\n| " + " | ".join(HEAD) + " |\n|" + "---|" * len(HEAD))
+            for shape in SHAPES:
+                inputs = loss.draw(np.random.RandomState(0), shape)
+                for count in threads:
+                    set_threads(count)
+                    entries = contestants(loss, inputs)
+                    memory = {name: extra_memory(entries[name]) for name in ("layer", "textbook")}
+                    result = {
+                        "loss": title,
+                        "shape": shape,
+                        "threads": count,
+                        "times": measure(entries, rounds),
+                        "extra_memory": memory,
+                    }
+                    results.append(result)
+                    tqdm.write(row(result))
+                    progress.update()
+    return results
+
+
+def times_by_size(rounds: int) -> List[Dict[str, Any]]:
+    """The weighted sigmoid cross-entropy from 64 elements to 10^8."""
+    loss = LOSSES["weighted sigmoid cross-entropy"]
+    results = []
+    for size in tqdm(PLOTTED_SIZES, desc="by size", disable=None):
+        inputs = loss.draw(np.random.RandomState(0), (1, 1, size))
+        entries = contestants(loss, inputs)
+        if size > 10**7:
+            del entries["textbook"]
+        results.append({"size": size, "times": measure(entries, 3 if size > 10**7 else rounds)})
+    return results
+
+
+def plot(by_size: List[Dict[str, Any]], path: str) -> None:
+    """Time against size, log-log."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    figure, axes = pyplot.subplots(figsize=(6, 4))
+    for name in by_size[0]["times"]:
+        points = [(r["size"], r["times"][name]["both"]) for r in by_size if name in r["times"]]
+        label = {"layer": "this project's layer", "native": "Caffe's SigmoidCrossEntropyLoss"}
+        axes.loglog(*zip(*points), marker="o", markersize=3, label=label.get(name, name))
+    axes.set(xlabel="elements", ylabel="seconds, forward and backward")
+    axes.set_title("Weighted sigmoid cross-entropy", fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--rounds", type=int, default=15, help="of measuring (default: 15)")
+    parser.add_argument("--json", default=os.path.join(ROOT, "build", "benchmark.json"))
+    parser.add_argument("--plot", default=os.path.join(ROOT, "docs", "time-by-size.png"))
+    arguments = parser.parse_args()
+    cores = len(os.sched_getaffinity(0))
+    print(f"Caffe {caffe.__version__}, NumPy {np.__version__}, {cores} cores, {platform.machine()}")
+    results = run(arguments.rounds, sorted({1, cores}))
+    set_threads(cores)
+    by_size = times_by_size(arguments.rounds)
+    plot(by_size, arguments.plot)
+    os.makedirs(os.path.dirname(arguments.json), exist_ok=True)
+    with open(arguments.json, "w") as file:
+        json.dump({"losses": results, "by_size": by_size}, file, indent=1)
+    print(f"\nwritten: {arguments.json} and {arguments.plot}")
+
+
+if __name__ == "__main__":
+    main()
