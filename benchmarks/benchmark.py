@@ -48,7 +48,7 @@ def seconds(function: Callable[[], Any], repeats: int) -> float:
 
 def measure(entries: Dict[str, Contestant], rounds: int) -> Times:
     """Median seconds of forward, backward and both for each contestant."""
-    samples = {name: [] for name in entries}  # type: Dict[str, List[Tuple[float, float]]]
+    samples: Dict[str, List[Tuple[float, float]]] = {name: [] for name in entries}
     repeats = {}
     for name, entry in entries.items():
         once = seconds(entry.forward, 1) + seconds(entry.backward, 1)

@@ -19,14 +19,13 @@ Contestant = NamedTuple("Contestant", [("forward", Callable), ("backward", Calla
 
 def net_of(layers: str, inputs: Dict[str, Array]) -> caffe.Net:
     """A net of inputs and layers, filled; only the first input gets a gradient."""
-    shapes = "".join(
-        'layer {{ name: "{0}" type: "Input" top: "{0}" input_param {{ shape {{ {1} }} }} }}\n'.format(
-            name, " ".join(f"dim: {n}" for n in array.shape)
-        )
-        for name, array in inputs.items()
-    )
     with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:
-        file.write("force_backward: true\n" + shapes + layers)
+        file.write("force_backward: true\n")
+        for name, array in inputs.items():
+            shape = " ".join(f"dim: {n}" for n in array.shape)
+            file.write(f'layer {{ name: "{name}" type: "Input" top: "{name}" ')
+            file.write(f"input_param {{ shape {{ {shape} }} }} }}\n")
+        file.write(layers)
         file.flush()
         net = caffe.Net(file.name, caffe.TRAIN)
     for name, array in inputs.items():
@@ -57,7 +56,7 @@ def loss_layer(kind: str, bottoms: Sequence[str], propagate_down: Sequence[bool]
 
 
 def floor(inputs: Dict[str, Array]) -> Contestant:
-    """Streams what forward must read, and what backward must read and write, and computes nothing."""
+    """Streams what forward must read and what backward must read and write; computes nothing."""
     prediction, target, *others = (array.reshape(-1) for array in inputs.values())
     out = np.empty_like(prediction)
 
@@ -184,7 +183,7 @@ def torch_cross_entropy(inputs: Dict[str, Array]) -> Contestant:
     score, label = (torch.from_numpy(array.copy()) for array in inputs.values())
     score.requires_grad_()
     loss_of = torch.nn.BCEWithLogitsLoss(reduction="sum", pos_weight=torch.tensor(10.0))
-    state = {}  # type: Dict[str, Any]
+    state: Dict[str, Any] = {}
 
     def forward() -> None:
         torch.set_num_threads(thread_count())

@@ -12,7 +12,7 @@ import math
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, List, Tuple
+from typing import Any, Callable, Dict, List, Tuple
 
 import numpy as np
 
@@ -78,7 +78,7 @@ class Buffers:
 
     def __init__(self, count: int, dtype: Any) -> None:
         self.pool = np.empty((count, BLOCK_SIZE + GAP), dtype=dtype)
-        self.views = {}  # type: Dict[Tuple[int, Tuple[int, ...]], np.ndarray]
+        self.views: Dict[Tuple[int, Tuple[int, ...]], np.ndarray] = {}
         self.taken = 0
 
     def take(self, shape: Tuple[int, ...]) -> np.ndarray:
@@ -116,7 +116,7 @@ class _OfThread(threading.local):
 
 
 _of_thread = _OfThread()
-_pools = {}  # type: Dict[int, ThreadPoolExecutor]
+_pools: Dict[int, ThreadPoolExecutor] = {}
 
 
 def thread_count() -> int:
@@ -145,7 +145,7 @@ def for_each_block(shape: Shape, function: Callable[[Index, Scratch], Any]) -> L
     a check of the result, not by a warning on the way.
     """
     blocks = blocks_of(shape)
-    results = [None] * len(blocks)  # type: List[Any]
+    results: List[Any] = [None] * len(blocks)
     # Threads take the next block from one iterator; advancing it is atomic.
     numbers = iter(range(len(blocks)))
 
@@ -177,7 +177,7 @@ def sum_over_blocks(shape: Shape, function: Callable[[Index, Scratch], float]) -
 
 
 def dot(first: np.ndarray, second: np.ndarray) -> float:
-    """The sum of products of two contiguous buffers: short rows in float32, their sum in float64."""
+    """The sum of products of two contiguous buffers: float32 in short rows, then float64."""
     first, second = first.reshape(-1), second.reshape(-1)
     whole = first.size - first.size % ROW
     total = float(np.dot(first[whole:], second[whole:]))

@@ -6,12 +6,13 @@ import json
 import sys
 import traceback
 import warnings
-from typing import Any, Callable, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
 
 import numpy as np
 
 from caffe_losses import batch_counts, parameters
 from caffe_losses.import_caffe import caffe
+from caffe_losses.parameters import Parameter
 from caffe_losses.values import fits_float32, require_finite
 
 Shape = Tuple[int, ...]
@@ -59,10 +60,10 @@ class LossLayer(caffe.Layer):
     batches and values that are not finite are dealt with here.
     """
 
-    bottom_names = ()  # type: Tuple[str, ...]
+    bottom_names: Tuple[str, ...] = ()
     optional_bottoms = 0
     differentiable_bottoms = 1
-    parameters = {}  # type: Dict[str, Parameter]
+    parameters: Dict[str, Parameter] = {}
 
     def check_shapes(self, *shapes: Shape) -> None:
         """Raises ValueError where the shapes of the bottoms do not fit together."""
@@ -90,7 +91,7 @@ class LossLayer(caffe.Layer):
         self.has_seen_a_batch = False
         self.loss = 0.0
         self.largest_weight = 1.0
-        self.shapes = []  # type: List[Shape]
+        self.shapes: List[Shape] = []
 
     @reported
     def reshape(self, bottom: Any, top: Any) -> None:

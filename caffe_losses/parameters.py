@@ -1,11 +1,11 @@
-"""What a layer takes in its `param_str`: parsed without evaluating, checked, with readable errors."""
+"""What a layer takes in its `param_str`: parsed without evaluating, and checked."""
 
 import ast
 import difflib
 import json
 import math
 import numbers
-from typing import Any, Dict, List, Mapping, Tuple
+from typing import Any, Dict, List, Mapping, Tuple, cast
 
 # A list with a weight for each of several thousand channels fits; what is longer or deeper is no
 # parameter of a loss, and parsing it could take memory and time without bound.
@@ -66,19 +66,19 @@ class Number(Parameter):
         return number
 
 
-class NumberForEachChannel(Number):
+class NumberForEachChannel(Parameter):
     """A finite number, or a list with one for each channel; it is a tuple once checked."""
 
     def __init__(self, default: Any, minimum: float = -math.inf) -> None:
-        super().__init__(default, minimum)
-        self.allowed += ", or a list with one for each channel"
+        self.number = Number(default, minimum)
+        super().__init__(default, self.number.allowed + ", or a list with one for each channel")
 
     def check(self, value: Any) -> Tuple[float, ...]:
         if isinstance(value, (list, tuple)):
             if not value:
                 raise ValueError("is an empty list")
-            return tuple(Number.check(self, one) for one in value)
-        return (Number.check(self, value),)
+            return tuple(map(self.number.check, value))
+        return (self.number.check(value),)
 
 
 class Axis(Parameter):
@@ -114,7 +114,7 @@ def shown(value: Any) -> str:
 
 
 def parse(layer: str, text: str) -> Dict[str, Any]:
-    """The dictionary in a `param_str` in JSON or as a Python literal; empty text is an empty one."""
+    """The dictionary in a `param_str`, JSON or a Python literal; empty text is an empty one."""
     if not text.strip():
         return {}
     if len(text) > LONGEST_TEXT:
@@ -165,7 +165,9 @@ def parse_literal(layer: str, text: str, json_error: Exception) -> Any:
         node = ast.parse(text.strip(), mode="eval").body
         if not isinstance(node, ast.Dict):
             return ast.literal_eval(node)
-        return Pairs(zip(map(ast.literal_eval, node.keys), map(ast.literal_eval, node.values)))
+        # A key is None in {**other}, which literal_eval refuses.
+        keys = [ast.literal_eval(key) for key in cast(List[ast.expr], node.keys)]
+        return Pairs(zip(keys, map(ast.literal_eval, node.values)))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         raise ValueError(
             f"{layer}: param_str is neither JSON ({json_error}) nor a Python literal: "
@@ -175,7 +177,7 @@ def parse_literal(layer: str, text: str, json_error: Exception) -> Any:
 
 def unique(layer: str, pairs: List[Tuple[Any, Any]]) -> Dict[str, Any]:
     """The dictionary of these pairs; a key that is no string or comes twice is an error."""
-    values = {}  # type: Dict[str, Any]
+    values: Dict[str, Any] = {}
     for key, value in pairs:
         if not isinstance(key, str):
             raise TypeError(f"{layer}: param_str has the key {shown(key)}; keys are strings")

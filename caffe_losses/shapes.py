@@ -66,7 +66,7 @@ def require_same_shape(layer: str, name: str, shape: Shape, reference: str, like
     """Raises unless a bottom has the very shape of the reference bottom."""
     if shape != like:
         raise ValueError(
-            f"{layer}: the {name} has shape {shape}, the {reference} {like}; expected the same shape"
+            f"{layer}: the {name} has shape {shape}, the {reference} {like}; expected the same"
         )
 
 

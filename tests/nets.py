@@ -21,7 +21,10 @@ def net_from(text: str, phase: int = caffe.TRAIN) -> caffe.Net:
 def input_layer(name: str, shape: Sequence[int]) -> str:
     """An Input layer with one top."""
     dimensions = " ".join(f"dim: {n}" for n in shape)
-    return f'layer {{ name: "{name}" type: "Input" top: "{name}" input_param {{ shape {{ {dimensions} }} }} }}\n'
+    return (
+        f'layer {{ name: "{name}" type: "Input" top: "{name}" '
+        f"input_param {{ shape {{ {dimensions} }} }} }}\n"
+    )
 
 
 def python_layer(
