@@ -13,7 +13,7 @@ import statistics
 import sys
 import time
 import tracemalloc
-from typing import Any, Callable, Dict, List
+from typing import Any, Callable, Dict, List, Tuple
 
 import caffe
 import numpy as np

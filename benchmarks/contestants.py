@@ -6,7 +6,7 @@ A contestant is a pair of functions, forward and backward, over inputs that are 
 import json
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from typing import Callable, Dict, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Sequence, Tuple
 
 import caffe
 import numpy as np

@@ -1,7 +1,9 @@
 """The published prototxt layers and net-spec calls work as they are, wherever people run them."""
 
+import glob
 import os
 import re
+import shutil
 import subprocess
 import sys
 
@@ -201,15 +203,10 @@ def installed(tmp_path_factory):
     target = tmp_path_factory.mktemp("installed")
     source = tmp_path_factory.mktemp("source") / "caffe-losses"
     # pip builds in the source folder: a copy keeps the checkout clean.
-    files = subprocess.check_output(["git", "ls-files", "-co", "--exclude-standard"], cwd=ROOT)
-    subprocess.run(
-        ["tar", "-c", "--no-recursion", "-T", "-", "-f", str(target / "source.tar")],
-        input=files,
-        cwd=ROOT,
-        check=True,
-    )
-    source.mkdir()
-    subprocess.run(["tar", "-xf", str(target / "source.tar")], cwd=str(source), check=True)
+    shutil.copytree(os.path.join(ROOT, "caffe_losses"), str(source / "caffe_losses"))
+    for pattern in ("*.py", "*.toml", "*.md", "LICENSE"):
+        for path in glob.glob(os.path.join(ROOT, pattern)):
+            shutil.copy(path, str(source))
     command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation"]
     subprocess.run([*command, "--target", str(target), "."], cwd=str(source), check=True)
     return str(target)
