@@ -129,11 +129,13 @@ def draw_parameters(draw, layer, channels):
 
 # Shapes
 
-shapes = (
-    st.lists(st.integers(1, 7), min_size=2, max_size=5)
-    | st.lists(st.integers(1, 7), max_size=5)
-    | st.lists(st.integers(0, 7), max_size=5)
-)
+
+@st.composite
+def draw_reference(draw):
+    """The shape of the first bottom."""
+    axes = draw(st.sampled_from([4, 2, 3, 1, 5, 0]))
+    smallest = draw(st.sampled_from([1, 1, 1, 0]))
+    return draw(st.lists(st.integers(smallest, 7), min_size=axes, max_size=axes))
 
 
 @st.composite
@@ -148,7 +150,7 @@ def draw_shape(draw, name, reference):
     if kind == "swapped":
         return shape[:-2] + shape[-2:][::-1]
     if kind == "any":
-        return draw(shapes)
+        return draw(draw_reference())
     if kind == "one channel":
         return [*shape[:1], 1, *shape[2:]]
     if kind == "no channel":
@@ -213,7 +215,7 @@ def draw_values(draw, name, shape):
 def draw_case(draw, name):
     layer = LAYERS[name]
     bottoms = layer.bottoms[: draw(st.integers(2, len(layer.bottoms)))]
-    reference = draw(shapes)
+    reference = draw(draw_reference())
     channels = reference[1] if len(reference) > 1 else 1
     parameters, allowed, text = draw(draw_parameters(layer, channels))
     inputs = {}

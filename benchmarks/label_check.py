@@ -1,0 +1,53 @@
+"""What check_labels costs: forward with "always" against "never", in turns, medians.
+
+tools/with-caffe python3 benchmarks/label_check.py
+"""
+
+import json
+import os
+import statistics
+import sys
+import time
+
+import numpy as np
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path[:0] = [ROOT, os.path.join(ROOT, "tests")]
+
+from nets import loss_net, python_layer  # noqa: E402
+
+SHAPE = (10, 1, 512, 512)
+ROUNDS = 101
+LAYERS = [
+    ("pylayerUtils", "WeightedSigmoidCrossEntropyLossLayer", {}),
+    ("sigmoid_ce_weight_layer", "SigmoidCrossEntropyWeightLossLayer", {"cls_weight": 10}),
+]
+
+
+def main():
+    random = np.random.RandomState(0)
+    score = random.randn(*SHAPE).astype(np.float32)
+    inputs = {"score": score, "label": (random.rand(*SHAPE) < 0.1).astype(np.float32)}
+    print(f"forward of {SHAPE}, medians of {ROUNDS} turns")
+    for module, layer, parameters in LAYERS:
+        nets = {}
+        for checks in ("always", "never"):
+            text = json.dumps({**parameters, "check_labels": checks})
+            nets[checks] = loss_net(
+                python_layer(module, layer, list(inputs), text, loss_weight=1), inputs
+            )
+        times = {checks: [] for checks in nets}
+        for _ in range(ROUNDS):
+            for checks, net in nets.items():
+                start = time.perf_counter()
+                net.forward()
+                times[checks].append(time.perf_counter() - start)
+        always, never = (statistics.median(times[checks]) for checks in ("always", "never"))
+        print(
+            f"{layer}: always {always * 1e3:.2f} ms, never {never * 1e3:.2f} ms, "
+            f"the check {100 * (always / never - 1):.0f} %"
+        )
+
+
+if __name__ == "__main__":
+    main()
