@@ -1,0 +1,591 @@
+"""The gradient checker on right layers, on layers with one fault each, and its command."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+
+import caffe
+import numpy as np
+import pytest
+from caffe import layers as L
+
+from caffe_losses.gradient_check import assert_gradients, check_gradients, main
+from caffe_losses.gradient_check.derivative import derivative, noise_level
+from caffe_losses.gradient_check.nets import net_of, python_layer_net
+
+SHAPE = (2, 3, 4, 4)
+MASKED = {"bottom0": "normal", "bottom1": "normal", "bottom2": "binary"}
+WEIGHTS = {"weight_filler": {"type": "gaussian", "std": 0.5}}
+
+
+def an_input(*shape):
+    return L.Input(shape={"dim": list(shape)})
+
+
+def net(spec, force_backward=True):
+    parameter = spec.to_proto()
+    parameter.force_backward = force_backward
+    return net_of(parameter, "TRAIN")
+
+
+def native_net(layer, *shapes, **fields):
+    """A net of one native layer, whose bottoms are the inputs a, b, ..."""
+    spec = caffe.NetSpec()
+    bottoms = []
+    for name, shape in zip("ab", shapes):
+        spec[name] = an_input(*shape)
+        bottoms.append(spec[name])
+    spec.top = layer(*bottoms, **fields)
+    return net(spec)
+
+
+def masked_net(layer="MaskedEuclidean", shape=SHAPE, loss_weight=1):
+    shapes = [shape, shape, (shape[0], 1, *shape[2:])]
+    return python_layer_net("faulty_layers", layer, shapes, loss_weight=loss_weight)
+
+
+def rows(report):
+    return {row.blob: row for row in report.rows}
+
+
+# Right layers.
+
+NATIVE = [
+    (L.EuclideanLoss, [(4, 3), (4, 3)], {}, {"loss_weight": 1}),
+    (L.EuclideanLoss, [SHAPE, SHAPE], {}, {"loss_weight": 100}),
+    (L.SigmoidCrossEntropyLoss, [SHAPE, SHAPE], {"b": "binary"}, {"loss_weight": 0.5}),
+    (L.SigmoidCrossEntropyLoss, [(5, 2), (5, 2)], {"b": "uniform"}, {"loss_weight": 1}),
+    (L.SoftmaxWithLoss, [(6, 5), (6,)], {"b": "labels:5"}, {"loss_weight": 1}),
+    (L.SoftmaxWithLoss, [SHAPE, (2, 1, 4, 4)], {"b": "labels:3"}, {"loss_weight": 2}),
+    (L.HingeLoss, [(6, 5), (6,)], {"b": "labels:5"}, {"loss_weight": 1}),
+    (L.InnerProduct, [(3, 4)], {}, {"num_output": 5, **WEIGHTS}),
+    (L.Convolution, [SHAPE], {}, {"num_output": 2, "kernel_size": 3, "pad": 1, **WEIGHTS}),
+    (L.Sigmoid, [SHAPE], {}, {}),
+    (L.TanH, [SHAPE], {}, {}),
+    (L.ReLU, [SHAPE], {}, {}),
+    (L.Pooling, [SHAPE], {}, {"kernel_size": 2, "stride": 2}),
+    (L.Dropout, [SHAPE], {}, {}),
+    (L.BatchNorm, [(4, 3, 5, 5)], {}, {}),
+]
+
+
+@pytest.mark.parametrize("layer, shapes, draws, fields", NATIVE)
+def test_native_layers_pass(layer, shapes, draws, fields):
+    checked = native_net(layer, *shapes, **fields)
+    inputs = {**dict.fromkeys(checked.inputs, "normal"), **draws}
+    assert_gradients(checked, inputs)
+
+
+@pytest.mark.parametrize("layer, shapes", [("Tanh", [SHAPE]), ("Shift", [SHAPE])])
+def test_python_layers_that_are_no_loss_pass(layer, shapes):
+    assert_gradients(python_layer_net("faulty_layers", layer, shapes), {"bottom0": "normal"})
+
+
+@pytest.mark.parametrize("loss_weight", [1e-3, 1, 1e3])
+def test_a_python_loss_passes_for_any_loss_weight(loss_weight):
+    assert_gradients(masked_net(loss_weight=loss_weight), MASKED)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 1, 1e3])
+def test_scores_of_any_size_pass(scale):
+    scores = scale * np.random.RandomState(0).normal(size=(3, 4))
+    checked = native_net(L.SigmoidCrossEntropyLoss, (3, 4), (3, 4), loss_weight=1)
+    assert_gradients(checked, {"a": scores, "b": "binary"})
+
+
+def test_a_mean_over_many_pixels_passes_and_its_faults_are_found():
+    shape = (1, 2, 50, 50)
+    assert_gradients(masked_net(shape=shape), MASKED, samples=20)
+    report = check_gradients(masked_net("MissingNormaliser", (2, 2, 40, 40)), MASKED, samples=20)
+    assert report.exit_status == 1
+    # A single wrong element is in a direction, if not in the sample.
+    report = check_gradients(masked_net("OneElementWrong", shape), MASKED, samples=20)
+    assert rows(report)["bottom0"].verdict == "WRONG"
+
+
+# Kinks.
+
+
+def relu_at(values):
+    checked = native_net(L.ReLU, (1, len(values)))
+    checked.blobs["a"].data[...] = values
+    return checked
+
+
+def test_elements_near_a_kink_are_no_false_alarm():
+    assert_gradients(relu_at([0, 1e-6, -1e-6, 1e-4, -1e-4, 3e-3, -3e-3, 1, -1, 2]))
+
+
+def test_kink_leaves_elements_out():
+    report = assert_gradients(relu_at([0, 5e-3, -5e-3, 0.5, -0.5]), kink=0)
+    assert rows(report)["a"].checked == 2
+
+
+def test_a_wrong_gradient_is_found_among_kinks():
+    spec = caffe.NetSpec()
+    spec.x = an_input(4, 8)
+    spec.ip = L.InnerProduct(spec.x, num_output=8, **WEIGHTS)
+    spec.relu = L.ReLU(spec.ip, in_place=True)
+    spec.t = an_input(4, 8)
+    spec.loss = L.Python(
+        spec.relu, spec.t, module="faulty_layers", layer="SignFlipped", loss_weight=1
+    )
+    report = check_gradients(net(spec), {"x": "normal", "t": "normal"})
+    wrong = [(row.layer, row.blob) for row in report.rows if row.verdict == "WRONG"]
+    assert wrong == [("loss", "ip"), ("loss", "t")]
+
+
+# Labels.
+
+
+def test_a_binary_target_may_have_the_derivative():
+    checked = native_net(L.EuclideanLoss, (3, 4), (3, 4), loss_weight=1)
+    assert rows(assert_gradients(checked, {"a": "normal", "b": "binary"}))["b"].checked == 12
+
+
+def test_a_named_label_must_have_a_gradient_of_zero():
+    checked = native_net(L.EuclideanLoss, (3, 4), (3, 4), loss_weight=1)
+    inputs = {"a": "normal", "b": "binary"}
+    report = check_gradients(checked, inputs, labels=["b"])
+    assert rows(report)["a"].verdict == "ok"
+    assert rows(report)["b"].verdict == "WRONG"
+
+
+def test_class_labels_that_are_no_whole_numbers_are_refused():
+    checked = native_net(L.SoftmaxWithLoss, (6, 5), (6,), loss_weight=1)
+    with pytest.raises(ValueError, match="labels:K"):
+        check_gradients(checked, {"a": "normal", "b": "normal"})
+
+
+# Faults, and what is said of them.
+
+FAULTS = [
+    ("MissingNormaliser", "bottom0", "every element is 2 times.* division by N .2. is missing"),
+    ("DoubledNormaliser", "bottom0", "is 0.5 times .* division by N .2. too many"),
+    ("CountNormaliser", "bottom0", "is 0.010417 times .* division by the count .96. too many"),
+    ("ValidNormaliser", "bottom0", "division by the number of valid elements .* too many"),
+    (
+        "IgnoresLossWeight",
+        "bottom0",
+        "ignores top.0..diff.*every element is 2 times.*1 / loss_weight",
+    ),
+    ("LossWeightTwice", "bottom0", "top.0..diff twice.*is 0.5 times.*loss_weight, applied twice"),
+    ("SignFlipped", "bottom0", "sign flipped: every element is -1 times"),
+    ("AllZero", "bottom0", "all zero, where the numeric gradient goes up to"),
+    ("NeverWritten", "bottom0", "backward never writes this diff"),
+    ("FirstImageWritten", "bottom0", "leaves 48 of 96 elements .* unwritten.*zero only in image 1"),
+    ("ChannelDoubled", "bottom0", "2 times the numeric one only in channel 1"),
+    ("UnmaskedGradient", "bottom0", "not zero, as it should be, only where bottom2 is 0"),
+    ("ZeroWhereMasked", "bottom0", "zero only where bottom2 is 0"),
+    ("Transposed", "bottom0", "transposed: .* axes in the order 0, 1, 3, 2"),
+    ("Stale", "bottom0", "stale: it is the gradient of the previous bottoms"),
+    ("Accumulates", "bottom0", "accumulates: backward adds to what the diff held"),
+    ("AccumulatesInside", "bottom0", "accumulates from call to call.*2 times the first"),
+    ("RandomBackward", "bottom0", "backward gives another gradient each time"),
+    ("MaskGetsGradient", "bottom2", "a label or mask that gets a gradient: "),
+    ("NotFinite", "bottom0", r"16 of 96 elements are not finite, the first .nan. at .1, 0, 0, 0."),
+    ("OneElementWrong", "bottom0", "1 of 96 elements"),
+    (
+        "PublishedWeightedEuclidean",
+        "bottom0",
+        "is [0-9.]+ times .* a normaliser is missing or too many",
+    ),
+    ("PublishedImages", "bottom0", "zero only in image 1"),
+    ("PublishedChannels", "bottom0", "zero only in channel 2"),
+    ("PublishedNoTargetGradient", "bottom1", "all zero"),
+    ("PublishedChannelSum", "bottom0", "96 of 96 elements are wrong, in no pattern"),
+]
+
+
+@pytest.mark.parametrize("layer, blob, finding", FAULTS)
+def test_a_fault_is_named(layer, blob, finding):
+    report = check_gradients(masked_net(layer, loss_weight=0.5), MASKED)
+    assert report.exit_status == 1
+    row = rows(report)[blob]
+    assert row.verdict == "WRONG"
+    assert re.search(finding, " ".join(row.findings))
+
+
+@pytest.mark.parametrize("layer", ["MissingNormaliser", "DoubledNormaliser", "SignFlipped"])
+def test_the_loss_weight_is_not_blamed_for_a_normaliser(layer):
+    report = check_gradients(masked_net(layer, loss_weight=0.5), MASKED)
+    assert "loss_weight" not in str(report)
+
+
+def test_ignoring_the_loss_weight_is_found_where_it_is_one():
+    report = check_gradients(masked_net("IgnoresLossWeight", loss_weight=1), MASKED)
+    assert report.exit_status == 1
+    assert "ignores top[0].diff" in str(report)
+
+
+def test_published_cross_entropy_ignores_loss_weight_and_gives_labels_a_gradient():
+    checked = python_layer_net("faulty_layers", "PublishedSigmoidCrossEntropy", [SHAPE] * 2)
+    found = rows(check_gradients(checked, {"bottom0": "normal", "bottom1": "binary"}))
+    assert "ignores top[0].diff" in found["bottom0"].findings[0]
+    assert "a label or mask that gets a gradient" in found["bottom1"].findings[0]
+
+
+def test_published_broadcasting_is_found():
+    checked = python_layer_net("faulty_layers", "PublishedBroadcast", [(4, 1), (4,)])
+    report = check_gradients(checked, {"bottom0": "normal", "bottom1": "normal"}, only=["bottom0"])
+    assert report.exit_status == 1
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_loss_that_is_not_finite_cannot_be_checked():
+    inputs = {**MASKED, "bottom2": np.ones((2, 1, 4, 4))}
+    with pytest.raises(ValueError, match="layer PublishedWeightedEuclidean: .* not finite"):
+        check_gradients(masked_net("PublishedWeightedEuclidean"), inputs)
+    overflowing = python_layer_net("faulty_layers", "PublishedSigmoidCrossEntropy", [(1, 2)] * 2)
+    scores = np.array([[-100.0, 1.0]])
+    with pytest.raises(ValueError, match="not finite"):
+        check_gradients(overflowing, {"bottom0": scores, "bottom1": "binary"})
+
+
+def test_a_random_forward_cannot_be_told():
+    report = check_gradients(masked_net("RandomForward"), MASKED)
+    assert report.exit_status == 2
+    assert "not deterministic: three for the same bottoms give" in str(report)
+
+
+def test_a_missing_parameter_gradient_is_found():
+    checked = python_layer_net("faulty_layers", "ShiftWithoutParameterGradient", [SHAPE])
+    found = rows(check_gradients(checked, {"bottom0": "normal"}))
+    assert found["bottom0"].verdict == "ok"
+    assert "all zero" in found["ShiftWithoutParameterGradient[0]"].findings[0]
+
+
+def test_the_layer_below_a_fault_is_not_blamed():
+    spec = caffe.NetSpec()
+    spec.x = an_input(4, 3)
+    spec.ip = L.InnerProduct(spec.x, num_output=3, **WEIGHTS)
+    spec.fault = L.Python(spec.ip, module="faulty_layers", layer="FaultyTanh")
+    spec.top = L.Sigmoid(spec.fault)
+    report = check_gradients(net(spec), {"x": "normal"})
+    assert [row.layer for row in report.rows if row.verdict == "WRONG"] == ["fault"]
+
+
+# Noise.
+
+
+def test_a_verdict_that_noise_would_decide_is_refused():
+    # Next to 1e6 that do not change, float32 does not show how the loss changes.
+    checked = native_net(L.EuclideanLoss, (2, 3), (2, 3), loss_weight=1)
+    target = np.zeros((2, 3))
+    target[0, 0] = 1e6
+    report = check_gradients(checked, {"a": "normal", "b": target}, only=["a"])
+    assert report.exit_status == 2
+    assert "cannot tell: raise the step or shrink the net" in str(report)
+
+
+@pytest.mark.parametrize("level", [1e-3, 1e-6])
+def test_the_noise_level_is_that_of_the_function(level):
+    random = np.random.RandomState(0)
+    noise = noise_level(lambda t: np.exp(t) + level * random.normal(), 1e-2, rounding=0)
+    assert 0.3 * level < noise < 3 * level
+
+
+@pytest.mark.parametrize("function, expected", [(np.exp, 1), (np.sin, 1), (lambda t: t**5 + t, 1)])
+def test_the_numeric_derivative_is_within_its_error(function, expected):
+    found = derivative(function, 1e-2, noise=1e-15, error=1e-9)
+    assert abs(found.value - expected) <= found.error <= 1e-7
+
+
+def test_noise_raises_the_step_and_a_kink_lowers_it():
+    random = np.random.RandomState(0)
+    noisy = derivative(lambda t: t + 1e-5 * random.normal(), 1e-2, noise=1e-5, error=1e-3)
+    assert noisy.error < 1e-3
+    kinked = derivative(lambda t: t + 5 * max(0, t - 6e-3), 1e-2, noise=1e-12, error=1e-6)
+    assert abs(kinked.value - 1) < 1e-6
+
+
+# The net, and what there is to check in it.
+
+
+def test_the_net_is_left_as_it_was():
+    spec = caffe.NetSpec()
+    spec.x = an_input(4, 3)
+    spec.ip = L.InnerProduct(spec.x, num_output=3, **WEIGHTS)
+    spec.norm = L.BatchNorm(spec.ip, in_place=True)
+    spec.relu = L.ReLU(spec.norm, in_place=True)
+    spec.t = an_input(4, 3)
+    spec.loss = L.EuclideanLoss(spec.relu, spec.t, loss_weight=0.5)
+    checked = net(spec)
+    random = np.random.RandomState(0)
+    for name in checked.inputs:
+        checked.blobs[name].data[...] = random.normal(size=(4, 3))
+    checked.forward()
+    checked.backward()
+
+    def state():
+        blobs = list(checked.blobs.values())
+        blobs += [
+            parameters[i] for parameters in checked.params.values() for i in range(len(parameters))
+        ]
+        return [array.copy() for blob in blobs for array in (blob.data, blob.diff)]
+
+    before = state()
+    assert_gradients(checked)
+    assert_gradients(checked, {"x": "uniform"})
+    for old, new in zip(before, state()):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_a_net_without_force_backward_is_checked_where_it_has_gradients():
+    spec = caffe.NetSpec()
+    spec.x = an_input(4, 3)
+    spec.frozen = L.InnerProduct(spec.x, num_output=3, param=[{"lr_mult": 0}] * 2, **WEIGHTS)
+    spec.ip = L.InnerProduct(
+        spec.frozen, num_output=3, param=[{"lr_mult": 1}, {"lr_mult": 0}], **WEIGHTS
+    )
+    spec.t = an_input(4, 3)
+    spec.loss = L.Python(
+        spec.ip, spec.t, module="faulty_layers", layer="MaskedEuclidean", loss_weight=1
+    )
+    report = check_gradients(net(spec, force_backward=False), {"x": "normal", "t": "normal"})
+    verdicts = {name: row.verdict for name, row in rows(report).items()}
+    assert verdicts == {
+        "x": "skipped",
+        "frozen[0]": "skipped",
+        "frozen[1]": "skipped",
+        "frozen": "skipped",
+        "ip[0]": "ok",
+        "ip[1]": "skipped",
+        "ip": "ok",
+        "t": "skipped",
+    }
+
+
+def test_a_net_without_gradients_is_refused():
+    spec = caffe.NetSpec()
+    spec.a = an_input(2, 3)
+    spec.b = an_input(2, 3)
+    spec.loss = L.EuclideanLoss(spec.a, spec.b)
+    with pytest.raises(ValueError, match="force_backward: true"):
+        check_gradients(net(spec, force_backward=False), {"a": "normal", "b": "normal"})
+
+
+def test_inputs_that_were_never_filled_are_refused():
+    with pytest.raises(ValueError, match="all zero"):
+        check_gradients(masked_net())
+
+
+def test_only_checks_the_blobs_and_layers_that_are_named():
+    assert [row.blob for row in check_gradients(masked_net(), MASKED, only=["bottom1"]).rows] == [
+        "bottom1"
+    ]
+    assert len(check_gradients(masked_net(), MASKED, only=["MaskedEuclidean"]).rows) == 3
+    with pytest.raises(ValueError, match="no blob or layer y to check; there are .*bottom0"):
+        check_gradients(masked_net(), MASKED, only=["y"])
+
+
+def test_a_blob_that_several_layers_take_is_checked_in_each():
+    spec = caffe.NetSpec()
+    spec.x = an_input(2, 3)
+    spec.t = an_input(2, 3)
+    spec.first = L.EuclideanLoss(spec.x, spec.t, loss_weight=1)
+    spec.second = L.SigmoidCrossEntropyLoss(spec.x, spec.t, loss_weight=2)
+    report = assert_gradients(net(spec), {"x": "normal", "t": "uniform"})
+    assert [(row.layer, row.blob) for row in report.rows] == [
+        ("first", "x"),
+        ("first", "t"),
+        ("second", "x"),
+        ("second", "t"),
+    ]
+
+
+def test_a_blob_that_is_two_bottoms_of_a_layer_is_checked_once():
+    spec = caffe.NetSpec()
+    spec.x = an_input(2, 3)
+    spec.square = L.Eltwise(spec.x, spec.x, operation=caffe.params.Eltwise.PROD)
+    report = assert_gradients(net(spec), {"x": "normal"})
+    assert [(row.layer, row.blob) for row in report.rows] == [("square", "x")]
+
+
+def test_a_top_beside_the_loss_takes_no_part():
+    spec = caffe.NetSpec()
+    spec.x = an_input(2, 3)
+    spec.t = an_input(2, 3)
+    spec.loss, spec.difference = L.Python(
+        spec.x,
+        spec.t,
+        module="faulty_layers",
+        layer="LossAndDifference",
+        ntop=2,
+        loss_weight=[1, 0],
+    )
+    assert_gradients(net(spec), {"x": "normal", "t": "normal"})
+
+
+def test_a_layer_on_a_scalar_is_checked():
+    spec = caffe.NetSpec()
+    spec.x = an_input(2, 3)
+    spec.t = an_input(2, 3)
+    spec.loss = L.EuclideanLoss(spec.x, spec.t)
+    spec.power = L.Power(spec.loss, power=0.5, loss_weight=1)
+    report = assert_gradients(net(spec), {"x": "normal", "t": "normal"})
+    assert ("power", "loss") in [(row.layer, row.blob) for row in report.rows]
+
+
+def test_an_empty_bottom_is_refused():
+    with pytest.raises(ValueError, match="no elements .* in bottom0, bottom1, bottom2"):
+        check_gradients(masked_net(shape=(0, 3, 4, 4)), MASKED)
+
+
+@pytest.mark.parametrize(
+    "inputs, message",
+    [
+        ({"y": "normal"}, "no input y; its inputs are bottom0, bottom1, bottom2"),
+        ({"bottom0": "gaussian"}, "'gaussian' is no distribution; expected one of normal"),
+        ({"bottom0": np.ones((2, 3))}, r"has shape \(2, 3\); the net expects \(2, 3, 4, 4\)"),
+    ],
+)
+def test_wrong_inputs_are_errors(inputs, message):
+    with pytest.raises(ValueError, match=message):
+        check_gradients(masked_net(), inputs)
+
+
+def test_assert_gradients_raises_with_the_table():
+    with pytest.raises(AssertionError) as raised:
+        assert_gradients(masked_net("SignFlipped"), MASKED)
+    assert "verdict" in str(raised.value)
+    assert "sign flipped" in str(raised.value)
+
+
+# The command.
+
+LAYER = ["--module", "faulty_layers", "--bottom", "2,3,4,4", "--bottom", "2,3,4,4"]
+LAYER += ["--bottom", "2,1,4,4:binary"]
+
+PROTOTXT = """
+layer {
+  name: "data" type: "Input" top: "x" top: "label"
+  input_param { shape { dim: 6 dim: 5 } shape { dim: 6 } }
+}
+layer {
+  name: "ip" type: "InnerProduct" bottom: "x" top: "ip"
+  inner_product_param { num_output: 4 weight_filler { type: "xavier" } }
+}
+layer {
+  name: "loss" type: "SoftmaxWithLoss" bottom: "ip" bottom: "label" top: "loss"
+}
+layer {
+  name: "accuracy" type: "Accuracy" bottom: "ip" bottom: "label" top: "accuracy"
+}
+"""
+
+
+@pytest.fixture
+def prototxt(tmp_path):
+    path = tmp_path / "net.prototxt"
+    path.write_text(PROTOTXT)
+    return str(path)
+
+
+def test_command_checks_a_python_layer(capfd):
+    assert main([*LAYER, "--layer", "MaskedEuclidean", "--loss-weight", "0.5"]) == 0
+    printed = capfd.readouterr().out
+    assert printed.splitlines()[0].split() == (
+        "layer blob shape checked error at analytic numeric noise verdict".split()
+    )
+    assert main([*LAYER, "--layer", "SignFlipped"]) == 1
+    assert main([*LAYER, "--layer", "RandomForward"]) == 2
+
+
+def test_command_checks_a_net(prototxt, capfd):
+    command = [prototxt, "--input", "label=labels:4"]
+    assert main(command) == 0
+    assert "skipped" in capfd.readouterr().out
+    assert main([*command, "--force-backward", "--only", "x"]) == 0
+    assert re.search("ip +x .* ok", capfd.readouterr().out)
+
+
+def test_command_loads_inputs(prototxt, tmp_path, capfd):
+    np.save(str(tmp_path / "x.npy"), np.random.RandomState(0).normal(size=(6, 5)))
+    np.savez(str(tmp_path / "y.npz"), label=np.arange(6) % 4)
+    inputs = ["--input", f"x={tmp_path}/x.npy", "--input", f"label={tmp_path}/y.npz:label"]
+    assert main([prototxt, *inputs]) == 0
+    bottoms = ["--bottom", f"{tmp_path}/x.npy", "--module", "faulty_layers", "--layer", "Tanh"]
+    assert main(bottoms) == 0
+
+
+def test_command_passes_its_options_on(capfd):
+    layer = [*LAYER, "--layer", "MaskedEuclidean", "--json"]
+    options = "--samples 5 --step 0.02 --threshold 0.01 --kink 0 --seed 3 --only bottom0".split()
+    assert main([*layer, *options]) == 0
+    report = json.loads(capfd.readouterr().out)
+    assert report["passed"] is True
+    (row,) = report["rows"]
+    assert row["checked"] == 5
+    assert row["shape"] == [2, 3, 4, 4]
+    assert main([*layer, "--label", "bottom1"]) == 1
+    assert main([*LAYER, "--layer", "OneElementWrong", "--threshold", "0.9"]) == 0
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "give NET.prototxt; or --module, --layer and a --bottom"),
+        (["net.prototxt", "--loss-weight", "2"], "--loss-weight is not for a net"),
+        ([*LAYER, "--layer", "L", "--force-backward"], "--force-backward is not for a layer"),
+        (["--module", "m", "--layer", "L", "--bottom", "2,x"], "2,x: invalid literal"),
+        (
+            ["--module", "m", "--layer", "L", "--bottom", "2:poisson"],
+            "'poisson' is no distribution",
+        ),
+        (["--module", "m", "--layer", "L", "--bottom", "none.npy"], "none.npy: .*No such file"),
+        (["net.prototxt", "--step", "0"], "--step must be positive; it is 0"),
+        (["net.prototxt", "--input", "x"], "'' is no distribution"),
+    ],
+)
+def test_command_refuses_wrong_arguments(arguments, message, capfd):
+    with pytest.raises(SystemExit) as stopped:
+        main(arguments)
+    assert stopped.value.code == 2
+    assert re.search(message, capfd.readouterr().err)
+
+
+def test_command_says_why_it_could_not_check(tmp_path, prototxt, capfd):
+    def problem(*arguments):
+        assert main(list(arguments)) == 2
+        return capfd.readouterr().err
+
+    broken = tmp_path / "broken.prototxt"
+    broken.write_text(PROTOTXT.replace("InnerProduct", "OuterProduct"))
+    assert "could not check: Caffe aborted" in problem(str(broken))
+    broken.write_text(PROTOTXT.replace("num_output", "outputs"))
+    assert "could not check: Caffe aborted" in problem(str(broken))
+    assert f"could not check: {broken}:8:25" in problem(str(broken), "--force-backward")
+    assert "Could not open file none.prototxt" in problem("none.prototxt")
+    assert "draw it as labels:K" in problem(prototxt)
+    assert "No module named 'no_such_module'" in problem(
+        "--module", "no_such_module", *LAYER[2:], "--layer", "L"
+    )
+    error_of_layer = problem(
+        "--module",
+        "faulty_layers",
+        "--layer",
+        "MaskedEuclidean",
+        "--bottom",
+        "2,3",
+        "--bottom",
+        "4,5",
+    )
+    assert "in forward" in error_of_layer
+    assert "could not be broadcast together" in error_of_layer
+
+
+def test_command_runs_as_a_module():
+    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+    paths = os.pathsep.join([root, os.path.join(root, "tests"), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-m", "caffe_losses.gradient_check", *LAYER, "--layer", "AllZero"]
+    finished = subprocess.run(
+        command,
+        env={**os.environ, "PYTHONPATH": paths},
+        stdout=subprocess.PIPE,
+        universal_newlines=True,
+    )
+    assert finished.returncode == 1
+    assert "all zero" in finished.stdout
