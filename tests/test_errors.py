@@ -159,7 +159,7 @@ def test_shapes_that_differ_are_an_error_even_where_counts_are_equal(layer, firs
     message = message_of(ValueError, construct, layer, [first, second])
     reference, name = BOTTOMS[layer][:2]
     assert message.startswith(
-        f"{layer}: the {name} has shape {second}, the {reference} {first}; expected the same shape"
+        f"{layer}: the {name} has shape {second}, the {reference} {first}; expected the same"
     )
 
 

@@ -193,6 +193,7 @@ LABELS = {
     "hard": st.sampled_from([0.0, 1.0]),
     "soft": st.floats(0, 1, width=32),
     "void": st.sampled_from([0.0, 1.0, -1.0]),
+    "tiny": st.sampled_from([0.0, -0.0, 1.0, 1e-45, 1e-30, -1e-45]),
     "others": st.sampled_from([0.0, 1.0, 255.0, 0.5, -1.0]),
 }
 WEIGHTS = {"positive": st.floats(0, 10, width=32)}

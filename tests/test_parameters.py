@@ -104,6 +104,19 @@ def test_a_key_that_comes_twice_is_an_error(text):
         settings(text)
 
 
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ('{"cls_weight": 1}' + " " * 65536, "has 65553 characters; at most 65536"),
+        ("{'cls_weight': " + "-" * 5000 + "1}", "5017 characters are more than the 4096 allowed"),
+        ('{"cls_weight": [' + "[" * 7 + "1" + "]" * 8 + "}", "opens 9 brackets; at most 8"),
+    ],
+)
+def test_text_beyond_what_a_parameter_needs_is_not_parsed(text, reason):
+    with pytest.raises(ValueError, match=f"SomeLayer: .*{reason}"):
+        settings(text)
+
+
 @pytest.mark.parametrize("token", ["NaN", "Infinity", "-Infinity"])
 @pytest.mark.parametrize("text", ['{"cls_weight": %s}', '{"cls_weight": [1, %s]}', "%s"])
 def test_nan_and_infinity_tokens_are_errors(token, text):

@@ -72,7 +72,7 @@ FAILURES = {  # by the method that fails: the net, and what must be said
     "forward": ({"loss": TRAINED, "value": "nan"}, "the target is not finite in 6 of 6 elements"),
     "backward": (
         {"loss": euclidean(loss_weight=1e38), "value": "1e10"},
-        "times the loss_weight 1e+38 overflows",
+        "the gradient overflows float32",
     ),
 }
 
@@ -211,7 +211,8 @@ def test_shapes_that_change_in_20000_iterations_leave_memory_flat_and_results_ri
         shape = previous
         while shape == previous:
             # Batches of 0 images included; three channels, as some of the rows have weights for.
-            shape = (random.randint(4), 3, *random.randint(1, 9, size=random.randint(3)))
+            positions = [(), (random.randint(1, 2000),), tuple(random.randint(1, 9, size=2))]
+            shape = (random.randint(4), 3, *positions[random.randint(3)])
         inputs = draw(row, shape, seed=iteration)
         found = loss_and_gradients(fed(net, inputs))
         if not right(found, expected(row, inputs)):
