@@ -343,6 +343,17 @@ def test_a_gradient_that_overflows_is_an_error(layer):
         assert part in message
 
 
+def test_a_gradient_overflows_though_the_terms_of_the_loss_cancel():
+    layer = "SigmoidCrossEntropyWeightLossLayer"
+    inputs = valid_inputs(layer)
+    inputs["score"][...] = inputs["label"][...] = 0
+    inputs["weight"] = np.where(np.arange(24).reshape(2, 3, 4) % 2, 1e37, -1e37)
+    net = net_of(layer, inputs, loss_weight=1000)
+    assert net.forward()["loss"] == 0
+    message = message_of(FloatingPointError, net._backward, len(net.layers) - 1, 0)
+    assert "gradient overflows float32" in message and "the loss_weight 1000" in message
+
+
 @pytest.mark.parametrize("size", [1e4, 1e30])
 @pytest.mark.parametrize("layer", CROSS_ENTROPIES)
 def test_scores_of_any_size_give_a_finite_loss_and_gradient(layer, size):
