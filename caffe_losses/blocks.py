@@ -21,13 +21,14 @@ from caffe_losses.shapes import product
 Shape = Tuple[int, int, int]
 Index = Tuple[slice, slice, slice]
 
-BLOCK_SIZE = 65536
+# Larger blocks are faster: the interpreter's share shrinks, and threads meet less often at its
+# lock. They are as large as two threads can have them in 4 MB.
+SCRATCH_BYTES = 1920 * 1024
+# exp and log are many times slower when their output touches the end of their input.
+GAP = 320
+LARGEST_BLOCK = 256 * 1024
 # Rows shorter than this cost more in NumPy's loop overhead than in arithmetic.
 SHORTEST_ROW = 1024
-# exp and log are many times slower when their output touches the end of their input.
-GAP = 80
-FLOAT_BUFFERS = 6
-BOOL_BUFFERS = 2
 # Elements in each of the rows that are summed in float32 before float64 takes over.
 ROW = 256
 
@@ -40,20 +41,19 @@ def part(operand: np.ndarray, index: Index) -> np.ndarray:
 
 
 class Blocks:
-    """The sequence of index triples that cuts an (N, C, S) blob into blocks.
+    """The sequence of index triples that cuts an (N, C, S) blob into blocks of at most `size`.
 
     A block is a run of whole images, or a range of positions over all the channels of one image,
     or, where there are very many channels, over some of them.
     """
 
-    def __init__(self, shape: Shape) -> None:
+    def __init__(self, shape: Shape, size: int) -> None:
         batch, channels, positions = shape
-        positions_each = min(positions, max(SHORTEST_ROW, BLOCK_SIZE // max(channels, 1)))
-        channels_each = min(channels, BLOCK_SIZE // max(positions_each, 1))
-        whole = positions_each == positions and channels_each == channels
-        batch_each = max(1, BLOCK_SIZE // max(channels * positions, 1)) if whole else 1
-        self.shape = shape
-        self.lengths = (min(batch, batch_each), channels_each, positions_each)
+        positions_each = even(positions, max(SHORTEST_ROW, size // max(channels, 1)))
+        channels_each = even(channels, size // max(positions_each, 1))
+        whole_images = positions_each == positions and channels_each == channels
+        batch_each = even(batch, size // max(channels * positions, 1)) if whole_images else 1
+        self.lengths = (batch_each, channels_each, positions_each)
         self.parts = tuple(-(-size // max(n, 1)) for size, n in zip(shape, self.lengths))
 
     def __len__(self) -> int:
@@ -70,44 +70,42 @@ class Blocks:
         )
 
 
-blocks_of = functools.lru_cache(maxsize=64)(Blocks)
+def even(length: int, most: int) -> int:
+    """The length of equal parts, none longer than `most`, that a length is cut into."""
+    parts = -(-length // max(most, 1))
+    return -(-length // max(parts, 1))
 
 
-class Buffers:
-    """Uninitialised buffers of one block each, lent in order."""
-
-    def __init__(self, count: int, dtype: Any) -> None:
-        self.pool = np.empty((count, BLOCK_SIZE + GAP), dtype=dtype)
-        self.views: Dict[Tuple[int, Tuple[int, ...]], np.ndarray] = {}
-        self.taken = 0
-
-    def take(self, shape: Tuple[int, ...]) -> np.ndarray:
-        """A contiguous array of this shape that is the caller's until the buffers are released."""
-        key = (self.taken, shape)
-        self.taken += 1
-        if key not in self.views:
-            if len(self.views) > 100:  # shapes that change all the time must not pile up
-                self.views.clear()
-            self.views[key] = self.pool[key[0], : product(shape)].reshape(shape)
-        return self.views[key]
+@functools.lru_cache(maxsize=64)
+def blocks_of(shape: Shape, buffers: int) -> Blocks:
+    """The blocks of a blob for work that needs so many float32 buffers of a block's size."""
+    each = SCRATCH_BYTES // max(buffers, 1) - 2 * GAP
+    return Blocks(shape, min(LARGEST_BLOCK, each // 4))
 
 
 class Scratch:
-    """The buffers of one thread."""
+    """The memory of one thread, lent as uninitialised arrays one after the other."""
 
     def __init__(self) -> None:
-        self.floats = Buffers(FLOAT_BUFFERS, np.float32)
-        self.bools = Buffers(BOOL_BUFFERS, np.bool_)
-        self.take = self.floats.take
-        self.take_bool = self.bools.take
+        self.memory = np.empty(SCRATCH_BYTES, dtype=np.uint8)
+        self.views: Dict[Any, Tuple[np.ndarray, int]] = {}
+        self.taken = 0
 
-    def give_back(self) -> None:
-        """Makes the float buffer that was taken last free again."""
-        self.floats.taken -= 1
+    def take(self, shape: Tuple[int, ...], dtype: Any = np.float32) -> np.ndarray:
+        """A contiguous array of this shape that is the caller's until it is released."""
+        key = (self.taken, shape, dtype)
+        if key not in self.views:
+            if len(self.views) > 100:  # shapes that change all the time must not pile up
+                self.views.clear()
+            end = self.taken + product(shape) * np.dtype(dtype).itemsize
+            view = self.memory[self.taken : end].view(dtype).reshape(shape)
+            self.views[key] = (view, end + GAP - end % 64)
+        view, self.taken = self.views[key]
+        return view
 
-    def release(self) -> None:
-        """Makes all buffers free again."""
-        self.floats.taken = self.bools.taken = 0
+    def release(self, mark: int = 0) -> None:
+        """Makes free again what was taken since `taken` was at the mark."""
+        self.taken = mark
 
 
 class _OfThread(threading.local):
@@ -138,13 +136,16 @@ def _pool() -> ThreadPoolExecutor:
     return _pools[process]
 
 
-def for_each_block(shape: Shape, function: Callable[[Index, Scratch], Any]) -> List[Any]:
+def for_each_block(
+    shape: Shape, buffers: int, function: Callable[[Index, Scratch], Any]
+) -> List[Any]:
     """Calls `function(index, scratch)` for each block and returns the results in order.
 
-    Call it where NumPy's floating-point errors are ignored, as `LossLayer` does: overflow is met by
-    a check of the result, not by a warning on the way.
+    `buffers` is how many float32 arrays of a block's size the function holds at once. Call it where
+    NumPy's floating-point errors are ignored, as `LossLayer` does: overflow is met by a check of
+    the result, not by a warning on the way.
     """
-    blocks = blocks_of(shape)
+    blocks = blocks_of(shape, buffers)
     results: List[Any] = [None] * len(blocks)
     # Threads take the next block from one iterator; advancing it is atomic.
     numbers = iter(range(len(blocks)))
@@ -169,19 +170,24 @@ def for_each_block(shape: Shape, function: Callable[[Index, Scratch], Any]) -> L
     return results
 
 
-def sum_over_blocks(shape: Shape, function: Callable[[Index, Scratch], float]) -> float:
+def sum_over_blocks(
+    shape: Shape, buffers: int, function: Callable[[Index, Scratch], float]
+) -> float:
     """The sum of what `function` returns for each block, rounded once."""
-    sums = for_each_block(shape, function)
+    sums = for_each_block(shape, buffers, function)
     finite = all(map(math.isfinite, sums))
     return math.fsum(sums) if finite else sum(sums)
 
 
 def dot(first: np.ndarray, second: np.ndarray) -> float:
     """The sum of products of two contiguous buffers: float32 in short rows, then float64."""
+    rest = first.size % ROW
+    whole = first.size - rest
     first, second = first.reshape(-1), second.reshape(-1)
-    whole = first.size - first.size % ROW
-    total = float(np.dot(first[whole:], second[whole:]))
+    total = 0.0
     if whole:
         rows = np.matmul(first[:whole].reshape(-1, 1, ROW), second[:whole].reshape(-1, ROW, 1))
         total += float(rows.sum(dtype=np.float64))
+    if rest:
+        total += float(np.dot(first[whole:], second[whole:]))
     return total

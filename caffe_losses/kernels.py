@@ -7,9 +7,13 @@ A line `np.operation(..., out=buffer)` carries its mathematical meaning as a com
 expression alone would not show it.
 """
 
+from typing import Callable
+
 import numpy as np
 
 from caffe_losses.blocks import Scratch, dot
+
+Coefficient = Callable[[np.ndarray], np.ndarray]
 
 ONE = np.float32(1)
 
@@ -36,38 +40,41 @@ def squared_error_gradient(
 
 
 def cross_entropy(
-    score: np.ndarray, negative: np.ndarray, positive: np.ndarray, scratch: Scratch
+    score: np.ndarray, negative: Coefficient, positive: Coefficient, scratch: Scratch
 ) -> float:
     """Sum of negative * sp(score) + positive * sp(-score), where sp(z) = ln(1 + e^z).
 
     sp(z) = max(z, 0) + ln(1 + e^-|z|) never overflows, and none of its terms is negative, so that
-    nothing cancels.
+    nothing cancels. `negative` and `positive` write their values into the array they are given.
     """
-    magnitude = np.absolute(score, out=scratch.take(score.shape))
-    work = np.negative(magnitude, out=scratch.take(score.shape))
-    exponential = np.exp(work, out=scratch.take(score.shape))
-    shifted = np.add(exponential, ONE, out=work)
-    logarithm = np.log(shifted, out=scratch.take(score.shape))
+    first, second, third = (scratch.take(score.shape) for _ in range(3))
+    magnitude = np.absolute(score, out=first)
+    np.negative(magnitude, out=second)
+    exponential = np.exp(second, out=first)
+    shifted = np.add(exponential, ONE, out=second)
+    logarithm = np.log(shifted, out=third)
     # ln(1 + e) from ln(u), u = 1 + e rounded: what the rounding lost, e - (u - 1), is added back.
     # Without it every e below 6e-8 would count as nothing.
     shifted -= ONE
     exponential -= shifted
     logarithm += exponential
-
     logarithm += logarithm
-    softplus = np.add(magnitude, score, out=work)  # 2 max(score, 0)
+
+    softplus = np.absolute(score, out=first)
+    softplus += score  # 2 max(score, 0)
     softplus += logarithm
-    total = dot(negative, softplus)
-    softplus = np.subtract(magnitude, score, out=work)  # 2 max(-score, 0)
+    total = dot(negative(second), softplus)
+    softplus = np.absolute(score, out=first)
+    softplus -= score  # 2 max(-score, 0)
     softplus += logarithm
-    total += dot(positive, softplus)
+    total += dot(positive(second), softplus)
     return total / 2
 
 
 def cross_entropy_gradient(
     score: np.ndarray,
-    negative: np.ndarray,
-    positive: np.ndarray,
+    negative: Coefficient,
+    positive: Coefficient,
     out: np.ndarray,
     scratch: Scratch,
 ) -> None:
@@ -76,12 +83,13 @@ def cross_entropy_gradient(
     Both sigmoids come from one exponential without a subtraction, so that each is right to its last
     digits however small it is: sigmoid(z) = 1 / (1 + e^-z), where e^-z may well be infinite.
     """
-    minus_score = np.negative(score, out=scratch.take(score.shape))
-    exponential = np.exp(minus_score, out=scratch.take(score.shape))
-    # A reciprocal is several times slower when its output is its input.
-    inverse = np.reciprocal(exponential, out=minus_score)
+    first, second, third = (scratch.take(score.shape) for _ in range(3))
+    np.negative(score, out=first)
+    exponential = np.exp(first, out=second)
+    # Not in place: a reciprocal is several times slower when its output is its input.
+    inverse = np.reciprocal(exponential, out=first)
     exponential += ONE
     inverse += ONE
-    negative /= exponential
-    positive /= inverse
-    np.subtract(negative, positive, out=out)
+    up = np.divide(negative(third), exponential, out=third)
+    down = np.divide(positive(second), inverse, out=second)
+    np.subtract(up, down, out=out)

@@ -4,30 +4,30 @@ All arrays are (N, C, S): batch, channels, positions. Weightings and coefficient
 `weights.py`.
 """
 
-from typing import Callable, Tuple
+from functools import partial
+from typing import Any, Tuple
 
 import numpy as np
 
 from caffe_losses import kernels
 from caffe_losses.blocks import Index, Scratch, for_each_block, sum_over_blocks
-from caffe_losses.weights import Coefficients
 
-Weighting = Callable[[Index, Scratch], np.ndarray]
-Coefficienting = Callable[[Index, Scratch], Coefficients]
+# Two sums and their difference in float64 are as much as six float32 buffers.
+DIFFERENCE_BUFFERS = 6
 
 
-def squared_error(prediction: np.ndarray, target: np.ndarray, weighting: Weighting) -> float:
+def squared_error(prediction: np.ndarray, target: np.ndarray, weighting: Any) -> float:
     """Half the sum of w (x - t)^2."""
 
     def block_sum(index: Index, scratch: Scratch) -> float:
         weight = weighting(index, scratch)
         return kernels.squared_error(prediction[index], target[index], weight, scratch)
 
-    return sum_over_blocks(prediction.shape, block_sum) / 2
+    return sum_over_blocks(prediction.shape, 2 + weighting.buffers, block_sum) / 2
 
 
 def squared_error_gradient(
-    prediction: np.ndarray, target: np.ndarray, weighting: Weighting, out: np.ndarray
+    prediction: np.ndarray, target: np.ndarray, weighting: Any, out: np.ndarray
 ) -> None:
     """w (x - t), the gradient to the prediction x, written to `out`."""
 
@@ -37,29 +37,29 @@ def squared_error_gradient(
             prediction[index], target[index], weight, out[index], scratch
         )
 
-    for_each_block(prediction.shape, write_block)
+    for_each_block(prediction.shape, 1 + weighting.buffers, write_block)
 
 
-def cross_entropy(score: np.ndarray, coefficients: Coefficienting) -> float:
+def cross_entropy(score: np.ndarray, coefficients: Any) -> float:
     """The sum of a sp(x) + b sp(-x) for the coefficients a, b; sp(z) = ln(1 + e^z)."""
 
     def block_sum(index: Index, scratch: Scratch) -> float:
-        negative, positive = coefficients(index, scratch)
+        negative = partial(coefficients.negative, index, scratch)
+        positive = partial(coefficients.positive, index, scratch)
         return kernels.cross_entropy(score[index], negative, positive, scratch)
 
-    return sum_over_blocks(score.shape, block_sum)
+    return sum_over_blocks(score.shape, 3 + coefficients.buffers, block_sum)
 
 
-def cross_entropy_gradient(
-    score: np.ndarray, coefficients: Coefficienting, out: np.ndarray
-) -> None:
+def cross_entropy_gradient(score: np.ndarray, coefficients: Any, out: np.ndarray) -> None:
     """a sigmoid(x) - b sigmoid(-x), the gradient to the score x, written to `out`."""
 
     def write_block(index: Index, scratch: Scratch) -> None:
-        negative, positive = coefficients(index, scratch)
+        negative = partial(coefficients.negative, index, scratch)
+        positive = partial(coefficients.positive, index, scratch)
         kernels.cross_entropy_gradient(score[index], negative, positive, out[index], scratch)
 
-    for_each_block(score.shape, write_block)
+    for_each_block(score.shape, 3 + coefficients.buffers, write_block)
 
 
 def channel_sum_difference(prediction: np.ndarray, target: np.ndarray, index: Index) -> np.ndarray:
@@ -78,7 +78,7 @@ def channel_sum_squared_error(prediction: np.ndarray, target: np.ndarray) -> flo
     def block_sum(index: Index, scratch: Scratch) -> float:
         return float(np.square(channel_sum_difference(prediction, target, index)).sum())
 
-    return sum_over_blocks(positions_of(prediction), block_sum) / 2
+    return sum_over_blocks(positions_of(prediction), DIFFERENCE_BUFFERS, block_sum) / 2
 
 
 def channel_sum_squared_error_gradient(
@@ -90,7 +90,7 @@ def channel_sum_squared_error_gradient(
         images, _, positions = index
         out[images, :, positions] = scale * channel_sum_difference(prediction, target, index)
 
-    for_each_block(positions_of(prediction), write_block)
+    for_each_block(positions_of(prediction), DIFFERENCE_BUFFERS, write_block)
 
 
 def positions_of(array: np.ndarray) -> Tuple[int, int, int]:

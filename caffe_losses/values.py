@@ -21,12 +21,12 @@ def value_range(array: np.ndarray, ignore_label: Optional[float] = None) -> Rang
     def block_range(index: Index, scratch: Scratch) -> Tuple[float, float]:
         block = array[index]
         if ignore_label is not None:
-            valid = scratch.take_bool(block.shape)
+            valid = scratch.take(block.shape, np.bool_)
             np.not_equal(block, np.float32(ignore_label), out=valid)
             block = np.multiply(block, valid, out=scratch.take(block.shape))
         return float(block.min()), float(block.max())
 
-    smallest, largest = zip(*for_each_block(array.shape, block_range))
+    smallest, largest = zip(*for_each_block(array.shape, 2, block_range))
     if any(map(math.isnan, smallest)):  # min and max of Python would pass over it
         return Range(math.nan, math.nan)
     return Range(min(smallest), max(largest))

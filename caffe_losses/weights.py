@@ -1,7 +1,9 @@
 """What weight each element has in a loss, block by block.
 
-A weighting is a function of a block: called with the block's index and scratch buffers, it returns
-arrays that broadcast against that block. Weights of classes follow a mask or label: > 0 is
+A weighting is called with the index of a block and scratch memory, and returns an array that
+broadcasts against that block; coefficients do so for each of the two terms of a cross-entropy, into
+an array that they are given. `buffers` says how much scratch they need beyond that. Weights of
+classes follow a mask or label: > 0 is
 positive, = 0 negative, < 0 ignored. Where weights differ between images they include the
 normalization, so that the loss is a plain sum over elements.
 """
@@ -14,7 +16,6 @@ from caffe_losses.blocks import Index, Scratch, Shape, for_each_block, part
 from caffe_losses.shapes import product
 
 BlockClasses = Tuple[np.ndarray, np.ndarray]
-Coefficients = Tuple[np.ndarray, np.ndarray]
 
 # How many positions of each image are positive and negative, shape (N,).
 ClassCounts = NamedTuple("ClassCounts", [("positive", np.ndarray), ("negative", np.ndarray)])
@@ -45,10 +46,13 @@ class ClassesOfMask:
         self.mask = mask
         self.shape = mask.shape
 
+    def shape_of_block(self, index: Index) -> Tuple[int, ...]:
+        return part(self.mask, index).shape
+
     def __call__(self, index: Index, scratch: Scratch) -> BlockClasses:
         mask = part(self.mask, index)
-        positive = np.greater(mask, 0, out=scratch.take_bool(mask.shape))
-        negative = np.equal(mask, 0, out=scratch.take_bool(mask.shape))
+        positive = np.greater(mask, 0, out=scratch.take(mask.shape, np.bool_))
+        negative = np.equal(mask, 0, out=scratch.take(mask.shape, np.bool_))
         return positive, negative
 
 
@@ -59,11 +63,14 @@ class ClassesOfTarget:
         self.target = target
         self.shape = (target.shape[0], 1, target.shape[2])
 
+    def shape_of_block(self, index: Index) -> Tuple[int, ...]:
+        return self.target[index[0], :1, index[2]].shape
+
     def __call__(self, index: Index, scratch: Scratch) -> BlockClasses:
         images, _, positions = index
         target = self.target[images, :, positions]
-        shape = (target.shape[0], 1, target.shape[2])
-        positive, nonzero = scratch.take_bool(shape), scratch.take_bool(shape)
+        shape = self.shape_of_block(index)
+        positive, nonzero = scratch.take(shape, np.bool_), scratch.take(shape, np.bool_)
         np.not_equal(target[:, :1], 0, out=positive)
         for channel in range(1, target.shape[1]):
             np.not_equal(target[:, channel : channel + 1], 0, out=nonzero)
@@ -79,7 +86,7 @@ def count_classes(classes: Any) -> ClassCounts:
         return index[0], count_each(positive), count_each(negative)
 
     counts = ClassCounts(np.zeros(classes.shape[0]), np.zeros(classes.shape[0]))
-    for images, positive, negative in for_each_block(classes.shape, count):
+    for images, positive, negative in for_each_block(classes.shape, 1, count):
         counts.positive[images] += positive
         counts.negative[images] += negative
     return counts
@@ -97,9 +104,10 @@ def count_unequal(array: np.ndarray, value: float) -> int:
 
     def count(index: Index, scratch: Scratch) -> int:
         block = array[index]
-        return int(np.count_nonzero(np.not_equal(block, value, out=scratch.take_bool(block.shape))))
+        differs = np.not_equal(block, value, out=scratch.take(block.shape, np.bool_))
+        return int(np.count_nonzero(differs))
 
-    return sum(for_each_block(array.shape, count))
+    return sum(for_each_block(array.shape, 1, count))
 
 
 def is_binary(label: np.ndarray, counts: ClassCounts) -> bool:
@@ -154,28 +162,37 @@ def class_weights(
 class WeightOfClasses:
     """The weight of each position: that of its class in its image, zero where ignored."""
 
+    buffers = 1  # for the weight; what else is needed on the way is free before more is taken
+
     def __init__(self, classes: Any, weights: ClassWeights) -> None:
         self.classes = classes
         self.weights = weights
 
-    def __call__(self, index: Index, scratch: Scratch) -> np.ndarray:
+    def __call__(
+        self, index: Index, scratch: Scratch, out: Optional[np.ndarray] = None
+    ) -> np.ndarray:
+        if out is None:
+            out = scratch.take(self.classes.shape_of_block(index))
+        mark = scratch.taken
         positive, negative = self.classes(index, scratch)
-        weight = weigh(positive, part(self.weights.positive, index), scratch)
-        weight += weigh(negative, part(self.weights.negative, index), scratch)
-        scratch.give_back()
+        weight = weigh(positive, part(self.weights.positive, index), out)
+        other = scratch.take(weight.shape)
+        weight += weigh(negative, part(self.weights.negative, index), other)
+        scratch.release(mark)
         return weight
 
 
-def weigh(members: np.ndarray, weight: np.ndarray, scratch: Scratch) -> np.ndarray:
+def weigh(members: np.ndarray, weight: np.ndarray, out: np.ndarray) -> np.ndarray:
     """The weight where an element is a member, 0 elsewhere."""
-    weights = scratch.take(members.shape)
-    np.copyto(weights, members)  # several times faster than to multiply booleans with floats
-    weights *= weight
-    return weights
+    np.copyto(out, members)  # several times faster than to multiply booleans with floats
+    out *= weight
+    return out
 
 
 class Constant:
     """The same weight for every element."""
+
+    buffers = 0
 
     def __init__(self, weight: float) -> None:
         self.weight = np.full((1, 1, 1), weight, dtype=np.float32)
@@ -187,22 +204,30 @@ class Constant:
 class CoefficientsOfClasses:
     """What sp(score) and sp(-score) are multiplied with: w (1 - t) and w t for the label t."""
 
+    buffers = 2  # two of booleans and one of floats
+
     def __init__(self, label: np.ndarray, weights: ClassWeights) -> None:
         self.label = label
         self.weight = WeightOfClasses(ClassesOfMask(label), weights)
 
-    def __call__(self, index: Index, scratch: Scratch) -> Coefficients:
-        weight = self.weight(index, scratch)
-        positive = np.multiply(weight, self.label[index], out=scratch.take(weight.shape))
-        negative = np.subtract(weight, positive, out=weight)
-        return negative, positive
+    def negative(self, index: Index, scratch: Scratch, out: np.ndarray) -> np.ndarray:
+        mark = scratch.taken
+        weight = self.weight(index, scratch, out)
+        weight -= np.multiply(weight, self.label[index], out=scratch.take(weight.shape))
+        scratch.release(mark)
+        return weight
+
+    def positive(self, index: Index, scratch: Scratch, out: np.ndarray) -> np.ndarray:
+        weight = self.weight(index, scratch, out)
+        weight *= self.label[index]
+        return weight
 
 
 class CoefficientsOfLabel:
     """What sp(score) and sp(-score) are multiplied with: v (1 - t) and w t for the label t.
 
     w and v are the weights of the positive and the negative class. `element_weight`, which
-    broadcasts, multiplies both.
+    broadcasts, multiplies both; both are 0 where the label is `ignore_label`.
     """
 
     def __init__(
@@ -217,22 +242,34 @@ class CoefficientsOfLabel:
         self.minus_negative = -weights.negative
         self.element_weight = element_weight
         self.ignore_label = ignore_label
+        self.buffers = 0 if ignore_label is None else 1
 
-    def __call__(self, index: Index, scratch: Scratch) -> Coefficients:
-        label = self.label[index]
-        negative_weight = part(self.weights.negative, index)
-        negative, positive = scratch.take(label.shape), scratch.take(label.shape)
-        if self.ignore_label is not None:
-            valid = scratch.take_bool(label.shape)
-            np.not_equal(label, np.float32(self.ignore_label), out=valid)
-            label = np.multiply(label, valid, out=positive)
-            negative_weight = weigh(valid, negative_weight, scratch)
-            scratch.give_back()
-        np.multiply(label, part(self.minus_negative, index), out=negative)
-        negative += negative_weight
-        np.multiply(label, part(self.weights.positive, index), out=positive)
+    def negative(self, index: Index, scratch: Scratch, out: np.ndarray) -> np.ndarray:
+        label = self.valid(self.label[index], index, scratch, out)
+        np.multiply(label, part(self.minus_negative, index), out=out)
+        out += part(self.weights.negative, index)
+        return self.of_elements(self.valid(out, index, scratch, out), index)
+
+    def positive(self, index: Index, scratch: Scratch, out: np.ndarray) -> np.ndarray:
+        label = self.valid(self.label[index], index, scratch, out)
+        np.multiply(label, part(self.weights.positive, index), out=out)
+        return self.of_elements(out, index)
+
+    def valid(
+        self, values: np.ndarray, index: Index, scratch: Scratch, out: np.ndarray
+    ) -> np.ndarray:
+        """The values, 0 where the label is ignored."""
+        if self.ignore_label is None:
+            return values
+        mark = scratch.taken
+        valid = scratch.take(out.shape, np.bool_)
+        np.not_equal(self.label[index], np.float32(self.ignore_label), out=valid)
+        np.multiply(values, valid, out=out)
+        scratch.release(mark)
+        return out
+
+    def of_elements(self, coefficient: np.ndarray, index: Index) -> np.ndarray:
+        """The coefficient times the weight of each element."""
         if self.element_weight is not None:
-            element_weight = part(self.element_weight, index)
-            negative *= element_weight
-            positive *= element_weight
-        return negative, positive
+            coefficient *= part(self.element_weight, index)
+        return coefficient

@@ -250,7 +250,7 @@ def test_the_blocks_are_really_worked_on_by_that_many_threads(count, use_threads
             threads.add(threading.get_ident())
             meeting.wait(timeout=60)
 
-    blocks.for_each_block((64, 1, blocks.BLOCK_SIZE), wait_for_the_others)
+    blocks.for_each_block((64, 1, blocks.LARGEST_BLOCK), 1, wait_for_the_others)
     assert len(threads) == count
 
 
