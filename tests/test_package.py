@@ -1,0 +1,145 @@
+"""What is built from the checkout, and `python3 -m caffe_losses`."""
+
+import ast
+import email
+import os
+import shutil
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+import caffe_losses
+
+ROOT = Path(__file__).resolve().parents[1]
+PUBLIC_MODULES = [
+    "SigmoidCrossEntropyWeightLossLayer.py",
+    "pylayerUtils.py",
+    "sigmoid_ce_weight_layer.py",
+]
+
+
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """The folder of a wheel and an sdist, built in a copy so that the checkout stays clean."""
+    copy = tmp_path_factory.mktemp("source") / "caffe-losses"
+    ignored = shutil.ignore_patterns(".*", "__pycache__", "build", "dist", "*.egg-info")
+    shutil.copytree(str(ROOT), str(copy), ignore=ignored)
+    command = [sys.executable, "setup.py", "-q", "sdist", "bdist_wheel"]
+    subprocess.run(command, cwd=str(copy), check=True)
+    return copy / "dist"
+
+
+@pytest.fixture(scope="module")
+def wheel(built):
+    (path,) = built.glob("*.whl")
+    with zipfile.ZipFile(str(path)) as archive:
+        yield archive
+
+
+@pytest.fixture(scope="module")
+def sdist_files(built):
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(str(path)) as archive:
+        return {name.partition("/")[2] for name in archive.getnames()}
+
+
+def sources_of_package():
+    return {str(path.relative_to(ROOT)) for path in ROOT.glob("caffe_losses/**/*.py")}
+
+
+def test_the_wheel_has_the_public_modules_and_the_package_and_no_more(wheel):
+    files = {name for name in wheel.namelist() if ".dist-info/" not in name}
+    assert files == {*PUBLIC_MODULES, *sources_of_package(), "caffe_losses/py.typed"}
+
+
+def test_the_wheel_fits_any_machine(built):
+    assert (built / f"caffe_losses-{caffe_losses.__version__}-py3-none-any.whl").exists()
+
+
+def test_the_wheel_has_the_licence(wheel):
+    (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/LICENSE")]
+    assert wheel.read(name) == (ROOT / "LICENSE").read_bytes()
+
+
+def test_the_metadata_says_what_the_package_is_and_needs(wheel):
+    (name,) = [name for name in wheel.namelist() if name.endswith(".dist-info/METADATA")]
+    metadata = email.message_from_string(wheel.read(name).decode())
+    assert metadata["Name"] == "caffe-losses"
+    assert metadata["Version"] == caffe_losses.__version__
+    assert metadata["License"] == "BSD-2-Clause"
+    assert metadata["Requires-Python"] == ">=3.6"
+    # Caffe is not on PyPI; what is there under its name is an empty placeholder.
+    assert metadata.get_all("Requires-Dist") == ["numpy (>=1.13)"]
+    assert metadata["Description-Content-Type"] == "text/markdown"
+    assert "caffe-losses" in metadata.get_payload()
+
+
+def test_the_sdist_has_all_that_a_build_needs(sdist_files):
+    needed = {"setup.py", "pyproject.toml", "README.md", "LICENSE", "caffe_losses/py.typed"}
+    assert {*needed, *PUBLIC_MODULES, *sources_of_package()} <= sdist_files
+
+
+def test_a_wheel_built_from_the_sdist_is_the_wheel(built, wheel, tmp_path):
+    (path,) = built.glob("*.tar.gz")
+    with tarfile.open(str(path)) as archive:
+        archive.extractall(str(tmp_path))
+    (source,) = tmp_path.iterdir()
+    command = [sys.executable, "setup.py", "-q", "bdist_wheel"]
+    subprocess.run(command, cwd=str(source), check=True)
+    (path,) = (source / "dist").glob("*.whl")
+    with zipfile.ZipFile(str(path)) as archive:
+        assert sorted(archive.namelist()) == sorted(wheel.namelist())
+
+
+def run_module(*arguments, folder):
+    """`python3 -m caffe_losses` where there is neither Caffe nor NumPy."""
+    return subprocess.run(
+        [sys.executable, "-S", "-m", "caffe_losses", *arguments],
+        cwd=str(folder),
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+    )
+
+
+def test_the_version_is_printed_without_caffe(tmp_path):
+    done = run_module("--version", folder=tmp_path)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout == f"caffe-losses {caffe_losses.__version__}\n"
+
+
+def test_the_commands_of_the_package_are_listed_and_exist(tmp_path):
+    done = run_module(folder=tmp_path)
+    assert done.returncode == 0
+    for package in ("gradient_check", "data_parallel"):
+        assert f"python3 -m caffe_losses.{package}" in done.stdout
+        assert (ROOT / "caffe_losses" / package / "__main__.py").exists()
+
+
+def test_an_unknown_option_is_an_error(tmp_path):
+    done = run_module("--verison", folder=tmp_path)
+    assert done.returncode == 2
+    assert "unrecognized arguments: --verison" in done.stderr
+
+
+def test_the_changelog_begins_with_this_version():
+    changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
+    versions = [line for line in changelog.splitlines() if line.startswith("## [")]
+    assert versions[0].startswith(f"## [{caffe_losses.__version__}] - ")
+
+
+@pytest.mark.parametrize("name", [*PUBLIC_MODULES, *sorted(sources_of_package())])
+def test_public_functions_are_annotated(name):
+    """All arguments and results, so that py.typed keeps its promise."""
+    tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            arguments = [*node.args.args, *node.args.kwonlyargs]
+            arguments += [a for a in (node.args.vararg, node.args.kwarg) if a]
+            bare = [a.arg for a in arguments if not a.annotation and a.arg not in ("self", "cls")]
+            assert not bare and node.returns, f"{name}:{node.lineno}: {node.name}"
