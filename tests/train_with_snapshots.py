@@ -1,6 +1,6 @@
 """A small training that test_reliability.py kills and resumes.
 
-train_with_snapshots.py FOLDER [SNAPSHOT.solverstate]: 30 iterations with a snapshot every tenth.
+train_with_snapshots.py FOLDER [SNAPSHOT.solverstate]: 15 iterations with a snapshot every fifth.
 Each iteration prints its number; the last one writes the weights to FOLDER/weights.npy.
 """
 
@@ -11,8 +11,8 @@ import caffe
 import numpy as np
 from nets import input_layer, python_layer
 
-SHAPE = (2, 1, 200, 300)  # the losses work in more than one block, and in threads
-ITERATIONS = 30
+SHAPE = (1, 1, 600, 600)  # the losses work in more than one block, and in threads
+ITERATIONS = 15
 NET = (
     input_layer("data", SHAPE)
     + input_layer("label", SHAPE)
@@ -31,9 +31,9 @@ NET = (
     .replace('top: "loss"', 'top: "distance"')
 )
 SOLVER = """
-net: "{folder}/net.prototxt" snapshot_prefix: "{folder}/snapshot" snapshot: 10
-base_lr: 0.1 momentum: 0.9 lr_policy: "step" stepsize: 12 gamma: 0.5 random_seed: 7
-max_iter: 30 solver_mode: CPU
+net: "{folder}/net.prototxt" snapshot_prefix: "{folder}/snapshot" snapshot: 5
+base_lr: 0.1 momentum: 0.9 lr_policy: "step" stepsize: 8 gamma: 0.5 random_seed: 7
+max_iter: 15 solver_mode: CPU
 """
 
 
