@@ -40,7 +40,7 @@ from caffe_losses.shapes import (
     require_same_layout,
     require_same_shape,
 )
-from caffe_losses.values import raise_for_labels, require_finite, value_range
+from caffe_losses.values import all_finite, raise_for_labels, require_finite, value_range
 from caffe_losses.weights import (
     ClassesOfMask,
     ClassesOfTarget,
@@ -141,18 +141,20 @@ class WeightedEuclideanLossLayer(LossLayer):
         prediction, target = (in_the_layout_of(bottom, bottoms[0]) for bottom in bottoms[:2])
         for mask in bottoms[2:]:
             # A NaN would be neither positive nor negative, and so be ignored.
-            if not all(map(np.isfinite, value_range(as_batch_channel_position(mask)))):
+            if not all_finite(as_batch_channel_position(mask)):
                 require_finite(self.name, "mask", mask, self.iteration)
         classes = self.classes(*bottoms)
+        self.repeats = prediction.shape[1] // classes.shape[1]
         self.weights = class_weights(
             count_classes(classes),
             prediction.shape,
-            prediction.shape[1] // classes.shape[1],
+            self.repeats,
             self.settings["balance"],
             self.settings["normalization"],
             self.mean_over_ranks,
         )
-        return losses.squared_error(prediction, target, WeightOfClasses(classes, self.weights))
+        weighting = WeightOfClasses(classes, self.weights, self.repeats)
+        return losses.squared_error(prediction, target, weighting)
 
     def compute_gradient(
         self, loss_weight: float, diffs: List[Optional[np.ndarray]], *bottoms: np.ndarray
@@ -160,7 +162,7 @@ class WeightedEuclideanLossLayer(LossLayer):
         prediction, target = (in_the_layout_of(bottom, bottoms[0]) for bottom in bottoms[:2])
         classes = self.classes(*bottoms)
         for diff, scale in opposite(diffs, loss_weight):
-            weighting = WeightOfClasses(classes, self.weights.times(scale))
+            weighting = WeightOfClasses(classes, self.weights.times(scale), self.repeats)
             out = in_the_layout_of(diff, bottoms[0])
             losses.squared_error_gradient(prediction, target, weighting, out)
 

@@ -30,7 +30,7 @@ LARGEST_BLOCK = 256 * 1024
 # Rows shorter than this cost more in NumPy's loop overhead than in arithmetic.
 SHORTEST_ROW = 1024
 # Elements in each of the rows that are summed in float32 before float64 takes over.
-ROW = 256
+ROW = 512
 
 
 def part(operand: np.ndarray, index: Index) -> np.ndarray:
@@ -77,9 +77,9 @@ def even(length: int, most: int) -> int:
 
 
 @functools.lru_cache(maxsize=64)
-def blocks_of(shape: Shape, buffers: int) -> Blocks:
+def blocks_of(shape: Shape, buffers: float) -> Blocks:
     """The blocks of a blob for work that needs so many float32 buffers of a block's size."""
-    each = SCRATCH_BYTES // max(buffers, 1) - 2 * GAP
+    each = int(SCRATCH_BYTES / max(buffers, 1)) - 2 * GAP
     return Blocks(shape, min(LARGEST_BLOCK, each // 4))
 
 
@@ -137,7 +137,7 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def for_each_block(
-    shape: Shape, buffers: int, function: Callable[[Index, Scratch], Any]
+    shape: Shape, buffers: float, function: Callable[[Index, Scratch], Any]
 ) -> List[Any]:
     """Calls `function(index, scratch)` for each block and returns the results in order.
 
@@ -171,7 +171,7 @@ def for_each_block(
 
 
 def sum_over_blocks(
-    shape: Shape, buffers: int, function: Callable[[Index, Scratch], float]
+    shape: Shape, buffers: float, function: Callable[[Index, Scratch], float]
 ) -> float:
     """The sum of what `function` returns for each block, rounded once."""
     sums = for_each_block(shape, buffers, function)

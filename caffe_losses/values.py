@@ -32,6 +32,16 @@ def value_range(array: np.ndarray, ignore_label: Optional[float] = None) -> Rang
     return Range(min(smallest), max(largest))
 
 
+def all_finite(array: np.ndarray) -> bool:
+    """Whether an (N, C, S) array holds neither a NaN nor an infinity."""
+
+    def block_is_finite(index: Index, scratch: Scratch) -> bool:
+        block = array[index]
+        return bool(np.isfinite(block, out=scratch.take(block.shape, np.bool_)).all())
+
+    return all(for_each_block(array.shape, 1, block_is_finite))
+
+
 def example_of(array: np.ndarray, wrong: np.ndarray) -> str:
     """How many elements are wrong, and the first of them with its place."""
     place = tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), array.shape))

@@ -160,13 +160,16 @@ def class_weights(
 
 
 class WeightOfClasses:
-    """The weight of each position: that of its class in its image, zero where ignored."""
+    """The weight of each position: that of its class in its image, zero where ignored.
 
-    buffers = 1  # for the weight; what else is needed on the way is free before more is taken
+    `repeats` is the number of elements at each position, which share its weight.
+    """
 
-    def __init__(self, classes: Any, weights: ClassWeights) -> None:
+    def __init__(self, classes: Any, weights: ClassWeights, repeats: int = 1) -> None:
         self.classes = classes
         self.weights = weights
+        # What else is needed on the way is free before more is taken.
+        self.buffers = 1 / repeats
 
     def __call__(
         self, index: Index, scratch: Scratch, out: Optional[np.ndarray] = None
