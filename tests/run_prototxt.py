@@ -9,7 +9,6 @@ import re
 import sys
 from typing import List
 
-import caffe
 import numpy as np
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format

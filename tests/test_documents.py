@@ -96,7 +96,7 @@ def checkout(tmp_path_factory):
 
 
 def destination(block: Block) -> Any:
-    """The file that a block belongs to, and the list in it, if it begins with a line that says so."""
+    """The file that a block belongs to, and the list in it, if its first line names them."""
     return re.match(r"# ([\w/]+\.(?:py|prototxt))(?:, in (\w+))?\n", block.text)
 
 
