@@ -216,7 +216,8 @@ class CoefficientsOfClasses:
     def negative(self, index: Index, scratch: Scratch, out: np.ndarray) -> np.ndarray:
         mark = scratch.taken
         weight = self.weight(index, scratch, out)
-        weight -= np.multiply(weight, self.label[index], out=scratch.take(weight.shape))
+        # Not w - w t, of which little is left for soft labels near 1.
+        weight *= np.subtract(1, self.label[index], out=scratch.take(weight.shape))
         scratch.release(mark)
         return weight
 

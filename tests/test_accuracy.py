@@ -131,3 +131,14 @@ def test_a_sum_over_a_hundred_million_elements():
     inputs = {name: np.tile(a, (1000, 1)) for name, a in (("score", score), ("label", label))}
     net = loss_net(layer, inputs, force_backward=False)
     np.testing.assert_allclose(net.forward()["loss"], right, rtol=1e-6)
+
+
+@pytest.mark.parametrize("row", CROSS_ENTROPIES, ids=name_of)
+def test_what_a_soft_label_near_one_lacks_of_one_counts_in_full(row):
+    """All scores are confidently right, so that 1 - t is all the loss there is."""
+    label = np.where(labels(np.random.RandomState(0)), 1 - 1e-4, 0).astype(np.float32)
+    inputs = {"score": np.where(label, 20, -20).astype(np.float32), "label": label}
+    loss, gradients = loss_and_gradients(loss_net(layer_of(row), inputs))
+    expected_loss, expected_gradients = expected(row, inputs)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
+    np.testing.assert_allclose(gradients["score"], expected_gradients["score"], rtol=1e-5)
