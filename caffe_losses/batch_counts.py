@@ -1,4 +1,10 @@
-"""Where losses that are normalised over the batch get their counts when several ranks share it."""
+"""Where losses that are normalised over the batch get their counts when several ranks share it.
+
+Ranks average their gradients, so a loss S / C with the sum S and the count C of the whole batch is
+the mean over ranks of each rank's S divided by the mean of C: losses divide by mean counts. The
+exchange takes part on all ranks: every rank must ask equally often and in the same order, in each
+forward of the TRAIN phase, also where its own part of the batch is empty.
+"""
 
 from typing import Callable
 
@@ -12,7 +18,7 @@ def of_this_rank(counts: np.ndarray) -> np.ndarray:
     return counts
 
 
-_reduction = of_this_rank  # type: Reduction
+_reduction: Reduction = of_this_rank
 
 
 def set_all_reduce(reduction: Reduction) -> None:

@@ -89,7 +89,9 @@ layer {{ name: "data" type: "HDF5Data" top: "data" top: "flux" top: "label" top:
          hdf5_data_param {{ source: "data.txt" batch_size: {batch} }} }}
 layer {{ name: "unused" type: "Silence" bottom: "flux" bottom: "label" bottom: "number" }}
 """
-SGD = 'type: "SGD" base_lr: 0.01 momentum: 0.9 weight_decay: 0.01 lr_policy: "step" stepsize: 3 gamma: 0.5'
+SGD = """
+type: "SGD" base_lr: 0.01 momentum: 0.9 weight_decay: 0.01 lr_policy: "step" stepsize: 3 gamma: 0.5
+"""
 ADAM = 'type: "Adam" base_lr: 0.01 momentum: 0.9 momentum2: 0.999 lr_policy: "fixed"'
 
 
@@ -125,13 +127,14 @@ def write_solver(name, layers, batch, settings=SGD, extra=""):
     return f"{name}.prototxt"
 
 
-def environment():
+def environment(log_level=2):
     paths = [ROOT, os.path.join(ROOT, "tests"), os.environ.get("PYTHONPATH", "")]
     return dict(
         os.environ,
         PYTHONPATH=os.pathsep.join(filter(None, paths)),
-        GLOG_minloglevel="2",
+        GLOG_minloglevel=str(log_level),
         OMP_NUM_THREADS="1",
+        OMPI_MCA_mpi_yield_when_idle="1",
         OMPI_ALLOW_RUN_AS_ROOT="1",
         OMPI_ALLOW_RUN_AS_ROOT_CONFIRM="1",
     )
@@ -144,11 +147,11 @@ def command(ranks, solver, *options):
     ]
 
 
-def mpirun(*arguments, timeout=120):
+def mpirun(*arguments, timeout=120, log_level=2):
     """The finished job; its stdout and stderr are text."""
     return subprocess.run(
         ["mpirun", "--oversubscribe", *arguments],
-        env=environment(),
+        env=environment(log_level),
         capture_output=True,
         text=True,
         check=False,
@@ -222,7 +225,7 @@ def test_losses_over_the_batch_need_synchronised_counts():
     synchronised = final_weights(2, OVER_BATCH_HEADS, options=["--sync-counts"])
     apart = final_weights(2, OVER_BATCH_HEADS)
     assert largest_difference(one, synchronised) < 2e-6
-    assert largest_difference(one, apart) > 1e-3
+    assert largest_difference(one, apart) > 0.1
 
 
 def test_display_shows_the_mean_loss_of_all_ranks_once():
@@ -308,6 +311,14 @@ def test_rank_shards_are_equally_long_and_leave_nothing_else_out():
     write("shards.py", "from caffe_losses.data_parallel.mpi import *; print(rank_shard(range(7)))")
     job = mpirun("-n", "2", sys.executable, "shards.py")
     assert sorted(job.stdout.split("\n")) == ["", "range(0, 6, 2)", "range(1, 6, 2)"]
+
+
+def test_rank_0_alone_tests_at_each_interval_and_at_the_end():
+    solver = write_solver("solver", [REGRESSION], 2, extra="test_iter: 1 test_interval: 4")
+    rewrite(solver, solver, "max_iter: 6", "max_iter: 8")
+    job = mpirun(*command(2, solver), log_level=0)
+    tested = re.findall(r"Iteration (\d+), Testing net", job.stderr)
+    assert tested == ["0", "4", "8"], job.stderr
 
 
 # ---- snapshots

@@ -83,7 +83,7 @@ def describe(solver: Any) -> str:
 
 
 def require_same(name: str, text: str) -> None:
-    """Raises ValueError on a rank where `text` is not rank 0's, with the first line that differs."""
+    """Raises ValueError where `text` is not rank 0's, with the first line that differs."""
     reference = comm.bcast(text)
     lines = itertools.zip_longest(text.splitlines(), reference.splitlines(), fillvalue="")
     for ours, theirs in lines:
@@ -95,7 +95,7 @@ def require_same(name: str, text: str) -> None:
 
 
 def abort_on_exception(solver: Any) -> None:
-    """Lets an exception that nobody catches end all ranks, which would wait for this one forever."""
+    """Lets an exception that nobody catches end all ranks; they would wait for this one forever."""
 
     def hook(kind: Any, error: Any, trace: Any) -> None:
         abort(error, solver.iter)
