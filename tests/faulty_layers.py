@@ -44,6 +44,22 @@ class LossAndDifference(MaskedEuclidean):
         top[1].data[...] = self.difference
 
 
+class Step(caffe.Layer):
+    """Has no derivative at 0, and is infinite above."""
+
+    def setup(self, bottom, top):
+        pass
+
+    def reshape(self, bottom, top):
+        top[0].reshape(*bottom[0].shape)
+
+    def forward(self, bottom, top):
+        top[0].data[...] = np.where(bottom[0].data > 0, np.inf, 0)
+
+    def backward(self, top, propagate_down, bottom):
+        bottom[0].diff[...] = 0
+
+
 class Tanh(caffe.Layer):
     """Right: an element-wise layer that is no loss."""
 
@@ -226,6 +242,17 @@ class OneElementWrong(MaskedEuclidean):
         gradient = super().gradient(loss_weight)
         gradient.flat[np.abs(gradient).argmax()] *= 1.5
         return gradient
+
+
+class SlightlyWrongAndNoisy(MaskedEuclidean):
+    """The loss is so large that float32 does not show what a single element adds to it."""
+
+    def forward(self, bottom, top):
+        super().forward(bottom, top)
+        top[0].data[0] += 1e5
+
+    def gradient(self, loss_weight):
+        return 1.005 * super().gradient(loss_weight)
 
 
 # The faults of the published layers.

@@ -96,13 +96,24 @@ def test_scores_of_any_size_pass(scale):
 
 
 def test_a_mean_over_many_pixels_passes_and_its_faults_are_found():
-    shape = (1, 2, 50, 50)
+    shape = (1, 2, 40, 40)
     assert_gradients(masked_net(shape=shape), MASKED, samples=20)
     report = check_gradients(masked_net("MissingNormaliser", (2, 2, 40, 40)), MASKED, samples=20)
     assert report.exit_status == 1
     # A single wrong element is in a direction, if not in the sample.
     report = check_gradients(masked_net("OneElementWrong", shape), MASKED, samples=20)
     assert rows(report)["bottom0"].verdict == "WRONG"
+
+
+def test_a_fault_that_noise_hides_in_each_element_is_found_along_directions():
+    report = check_gradients(
+        masked_net("SlightlyWrongAndNoisy", (1, 2, 50, 50)),
+        {"bottom0": "normal", "bottom1": "normal", "bottom2": np.ones((1, 1, 50, 50))},
+        only=["bottom0"],
+        samples=20,
+    )
+    assert report.exit_status == 1
+    assert re.search("every element is 1.00[45][0-9]* times", str(report))
 
 
 # Kinks.
@@ -135,6 +146,14 @@ def test_a_wrong_gradient_is_found_among_kinks():
     report = check_gradients(net(spec), {"x": "normal", "t": "normal"})
     wrong = [(row.layer, row.blob) for row in report.rows if row.verdict == "WRONG"]
     assert wrong == [("loss", "ip"), ("loss", "t")]
+
+
+def test_a_function_without_a_derivative_cannot_be_told():
+    step = python_layer_net("faulty_layers", "Step", [(1, 1)])
+    step.blobs["bottom0"].data[...] = -1e-8
+    report = check_gradients(step)
+    assert report.exit_status == 2
+    assert json.loads(report.to_json())["rows"][0]["numeric"] is None
 
 
 # Labels.
@@ -427,6 +446,27 @@ def test_a_layer_on_a_scalar_is_checked():
     spec.power = L.Power(spec.loss, power=0.5, loss_weight=1)
     report = assert_gradients(net(spec), {"x": "normal", "t": "normal"})
     assert ("power", "loss") in [(row.layer, row.blob) for row in report.rows]
+
+
+def test_a_data_layer_loads_one_batch_that_stays():
+    spec = caffe.NetSpec()
+    normal = {"type": "gaussian", "std": 1}
+    shapes = [{"dim": [4, 3]}, {"dim": [4, 2]}]
+    spec.x, spec.t = L.DummyData(ntop=2, shape=shapes, data_filler=[normal, normal])
+    spec.ip = L.InnerProduct(spec.x, num_output=2, **WEIGHTS)
+    spec.loss = L.EuclideanLoss(spec.ip, spec.t)
+    assert len(assert_gradients(net(spec)).rows) == 5
+
+
+def test_progress_is_told_of_every_measurement():
+    names = []
+
+    def progress(measurements, name):
+        names.extend([name] * len(measurements))
+        return measurements
+
+    report = check_gradients(masked_net(), MASKED, only=["bottom0"], progress=progress)
+    assert names == ["bottom0"] * report.rows[0].checked
 
 
 def test_an_empty_bottom_is_refused():

@@ -76,8 +76,8 @@ def random_net(random, fault):
     """A net of up to three layers and a loss, with its inputs filled; the fault is one of them."""
     # Some faults are none unless every image has positions of both kinds.
     is_image = fault in FAULTY_LOSSES or bool(random.randint(2))
-    size = tuple(random.randint(2, 5, size=2)) if is_image else ()
-    shape = (random.randint(2, 5), 3, *size)
+    size = tuple(random.randint(2, 4, size=2)) if is_image else ()
+    shape = (random.randint(2, 4), 3, *size)
     spec = caffe.NetSpec()
     top = spec.x = an_input(shape)
     for depth in range(random.randint(3)):

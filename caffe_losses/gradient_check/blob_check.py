@@ -30,7 +30,8 @@ class Options(NamedTuple):
 class Measurement(NamedTuple):
     """The derivative along one direction, for a single element in units of that element."""
 
-    elements: np.ndarray  # flat indices of those that the direction moves
+    elements: np.ndarray  # flat indices of those that the direction moves,
+    signs: np.ndarray  # and which way
     analytic: float
     numeric: float
     error: float  # a bound on that of the numeric value
@@ -87,7 +88,7 @@ class BlobCheck:
         )
         analytic = float(self.analytic @ direction)
         numbers = (analytic, found.value, found.error, found.noise, found.gap, size)
-        return Measurement(elements, *(number / unit for number in numbers))
+        return Measurement(elements, signs, *(number / unit for number in numbers))
 
     def scale(self, measurement: Measurement) -> float:
         """What an error is relative to.
@@ -156,10 +157,8 @@ class BlobCheck:
 
     def narrow(self, measurement: Measurement) -> Measurement:
         """Halves a wrong direction down to a wrong element, as far as the noise allows it."""
-        halves = [
-            self.measure(half, self.random.choice([-1.0, 1.0], half.size))
-            for half in np.array_split(measurement.elements, 2)
-        ]
+        parts = (np.array_split(each, 2) for each in (measurement.elements, measurement.signs))
+        halves = [self.measure(elements, signs) for elements, signs in zip(*parts)]
         wrong = [half for half in halves if self.is_wrong(half)]
         if not wrong:
             return measurement
@@ -198,11 +197,20 @@ class BlobCheck:
         scale = self.scale(measurement)
         return measurement.difference / scale if scale else 0.0
 
-    def worst(self) -> Dict[str, Any]:
-        """The measurement to show, as the fields of a Row."""
+    def decisive(self) -> List[Measurement]:
+        """The measurements that the verdict rests on."""
         wrong = [each for each in self.elements if self.is_wrong(each)]
-        smooth = [each for each in self.elements if self.is_smooth(each)]
-        worst = max(wrong or smooth or self.elements, key=self.relative_error)
+        if wrong or not self.directions or self.are_clear(self.elements):
+            return wrong or self.elements
+        return self.directions[-1] or self.elements
+
+    def worst(self) -> Dict[str, Any]:
+        """The decisive measurement with the largest error, as the fields of a Row."""
+        finite = [each for each in self.decisive() if np.isfinite(each.error)]
+        if not finite:
+            return {}
+        smooth = [each for each in finite if self.is_smooth(each)]
+        worst = max(smooth or finite, key=self.relative_error)
         where = np.unravel_index(worst.elements[0], self.shape) if worst.elements.size == 1 else ()
         return {
             "error": self.relative_error(worst),

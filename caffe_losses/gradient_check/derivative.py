@@ -35,6 +35,8 @@ def noise_level(f: Function, step: float, rounding: float) -> float:
     is large, f may not change at all.
     """
     values = [f(step * i / 1000) for i in range(-8, 9)]
+    if not np.isfinite(values).all():
+        return np.inf
     irregularity = np.median(np.abs(np.diff(values, n=3))) / 0.6745 / np.sqrt(20)
     return float(np.hypot(irregularity, rounding / np.sqrt(12)))
 
@@ -78,8 +80,9 @@ class DifferenceTable:
         value = self.richardson(row)
         noise = STANDARD_DEVIATIONS * self.noise / (self.step * 2.0**row)
         roughness = max(abs(value - self.richardson(row + 1)), abs(self.kink(row)) / 2)
-        error = noise + roughness if np.isfinite(roughness) else np.inf
-        return Derivative(value, error, noise, abs(self.one_sided_gap(row)))
+        error = noise + roughness
+        gap = abs(self.one_sided_gap(row))
+        return Derivative(value, error if np.isfinite(error) else np.inf, noise, gap)
 
 
 def derivative(f: Function, step: float, noise: float, error: float) -> Derivative:
@@ -88,7 +91,8 @@ def derivative(f: Function, step: float, noise: float, error: float) -> Derivati
     found: Dict[int, Derivative] = {}
     row = 0
     while -HALVINGS <= row <= DOUBLINGS and row not in found:
-        found[row] = table.derivative(row)
+        with np.errstate(invalid="ignore"):  # infinite values make an infinite error
+            found[row] = table.derivative(row)
         if found[row].error <= error:
             return found[row]
         row += 1 if found[row].noise > found[row].error / 2 else -1

@@ -151,7 +151,7 @@ def name_factor(evidence: Evidence, ratio: float) -> str:
     if weight is not None and follows_top_diff(evidence.gradients):
         factors += [(1 / weight, "1 / loss_weight"), (weight, "loss_weight, applied twice")]
     count, shape = evidence.gradients.analytic.size, (*evidence.shape, 1, 1)
-    valid = (np.abs(evidence.numeric) > evidence.error).mean() * count
+    valid = (evidence.analytic != 0).mean() * count
     divisors = {
         "N": shape[0],
         "the count": count,
@@ -160,8 +160,9 @@ def name_factor(evidence: Evidence, ratio: float) -> str:
         "the number of valid elements": round(valid),
     }
     for name, number in divisors.items():
-        factors.append((number, f"a division by {name} ({number}) is missing"))
-        factors.append((1 / number, f"a division by {name} ({number}) too many"))
+        if number > 1:
+            factors.append((number, f"a division by {name} ({number}) is missing"))
+            factors.append((1 / number, f"a division by {name} ({number}) too many"))
     known = ", ".join(f"{name} ({number})" for name, number in divisors.items())
     unknown = f"a normaliser is missing or too many, and it is none of {known}"
     return next((name for factor, name in factors if is_near(abs(ratio), factor)), unknown)
@@ -173,7 +174,8 @@ def confined(evidence: Evidence) -> Optional[str]:
     for name, groups in groupings(evidence).items():
         bad = np.unique(groups[evidence.wrong])
         in_bad = np.isin(groups, bad)
-        if (matters & ~in_bad).any() and evidence.wrong[in_bad & matters].mean() > 0.9:
+        others_are_right = (matters & ~in_bad).any()
+        if bad.size and others_are_right and evidence.wrong[in_bad & matters].mean() > 0.9:
             values = ", ".join(f"{value:g}" for value in bad)
             return f"{what_is_wrong(evidence)} only {name} {values}"
     return None
@@ -212,6 +214,8 @@ def broadcast(mask: np.ndarray, shape: Tuple[int, ...]) -> Optional[np.ndarray]:
 
 
 def no_usual_cause(evidence: Evidence) -> str:
+    if not evidence.wrong.any():
+        return "wrong along a direction of many elements; noise hides which of them are"
     wrong = f"{evidence.wrong.sum()} of {evidence.wrong.size} elements"
     return f"{wrong} are {what_is_wrong(evidence)}, in no pattern known here"
 

@@ -101,7 +101,7 @@ class LayerCheck:
             checked=len(check.elements),
             directions=sum(map(len, check.directions)),
         )
-        return row._replace(**check.worst()) if check.elements else row
+        return row._replace(**check.worst())
 
     def evidence(self, check: BlobCheck, gradients: Gradients) -> Evidence:
         measurements = check.evidence()

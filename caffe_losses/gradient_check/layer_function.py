@@ -50,9 +50,9 @@ class LayerFunction:
         random = np.random.RandomState([seed, 1])
         weights = [net.blob_loss_weights[name] for name in net.top_names[layer]]
         self.cotangents = [
-            np.full(top.shape, weight, np.float64)
+            np.full(tuple(top.shape), weight, np.float64)
             if any(weights)
-            else random.normal(size=top.shape)
+            else random.normal(size=tuple(top.shape))
             for top, weight in zip(self.tops, weights)
         ]
 

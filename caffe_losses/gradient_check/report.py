@@ -42,7 +42,7 @@ class Report:
 
     def to_json(self) -> str:
         rows = [dict(row._asdict()) for row in self.rows]
-        return json.dumps({"passed": self.passed, "rows": rows}, indent=2)
+        return json.dumps({"passed": self.passed, "rows": rows}, indent=2, allow_nan=False)
 
     def __str__(self) -> str:
         header = ["layer", "blob", "shape", "checked", "error", "at", "analytic", "numeric"]
@@ -68,7 +68,7 @@ def row_cells(row: Row) -> List[str]:
         "x".join(map(str, row.shape)),
         f"{count} + {row.directions} dir" if row.directions else count,
         number(row.error, ".1e"),
-        "-" if row.where is None else ",".join(map(str, row.where)),
+        ",".join(map(str, row.where or ())) or "-",
         number(row.analytic, ".6g"),
         number(row.numeric, ".6g"),
         number(row.noise, ".1e"),
