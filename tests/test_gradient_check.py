@@ -172,6 +172,12 @@ def test_a_named_label_must_have_a_gradient_of_zero():
     assert rows(report)["b"].verdict == "WRONG"
 
 
+def test_a_label_can_be_checked_alone():
+    assert_gradients(masked_net(), MASKED, only=["bottom2"])
+    report = check_gradients(masked_net("MaskGetsGradient"), MASKED, only=["bottom2"])
+    assert report.exit_status == 1
+
+
 def test_class_labels_that_are_no_whole_numbers_are_refused():
     checked = native_net(L.SoftmaxWithLoss, (6, 5), (6,), loss_weight=1)
     with pytest.raises(ValueError, match="labels:K"):

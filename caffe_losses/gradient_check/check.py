@@ -8,7 +8,7 @@ from caffe_losses.gradient_check.blob_check import Options
 from caffe_losses.gradient_check.inputs import fill_inputs
 from caffe_losses.gradient_check.layer_check import LayerCheck, is_whole
 from caffe_losses.gradient_check.layer_function import LayerFunction, kept
-from caffe_losses.gradient_check.report import SKIPPED, Report, Row
+from caffe_losses.gradient_check.report import SKIPPED, WRONG, Report, Row
 
 # A Split is Caffe's own and in no prototxt; the backward of the others aborts the process.
 UNCHECKED_LAYERS = "Split", "Accuracy", "ArgMax", "Threshold"
@@ -66,7 +66,9 @@ def check_gradients(
             f"no blob or layer {', '.join(sorted(unknown))} to check; there are "
             f"{', '.join(sorted(known))}"
         )
-    if all(row.verdict == SKIPPED or row.is_label for row in rows):
+    # That a label's gradient is zero says nothing, unless that was the question.
+    told = [row for row in rows if only or row.verdict == WRONG or not row.is_label]
+    if all(row.verdict == SKIPPED for row in told):
         raise ValueError(
             "Caffe computes no gradient here to check; `force_backward: true` in the net (on the "
             "command line: --force-backward) makes it compute those of the inputs"
