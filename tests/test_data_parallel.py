@@ -495,7 +495,7 @@ layer { name: "photos" type: "ImageData" top: "photos" top: "photo_label"
         (REGRESSION, 'snapshot_prefix: "missing/run"', [], "cannot write snapshots to missing"),
         (REGRESSION, "", ["--snapshot", "gone"], "No such file or directory: 'gone'"),
         (REGRESSION, "", ["--weights", "gone"], "no weights at gone"),
-        (REGRESSION, "momentun: 1", [], "solver.prototxt is not a SolverParameter: 1:"),
+        (REGRESSION, "momentun: 1", [], 'has no field named "momentun"'),
     ],
     ids=["no loss_weight", "ImageData", "folder", "snapshot", "weights", "typing error"],
 )
