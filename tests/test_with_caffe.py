@@ -58,6 +58,7 @@ class Machine:
         self.make("python3", NO_CAFFE)
         self.make("bwrap", BWRAP)
         self.make("mmdebstrap", MMDEBSTRAP)
+        self.make("unshare", 'shift; exec "$@"')
 
     def make(self, name, script):
         path = self.bin / name
