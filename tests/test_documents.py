@@ -80,6 +80,8 @@ def documents_with(*languages: str) -> Any:
 def test_every_code_block_says_what_it_is(name):
     for block in blocks_of(read(name)):
         assert block.language in LANGUAGES, f"line {block.line}: {block.language!r}"
+    indented = re.search(r"\n\n((?: {4}|\t).*)", prose_of(read(name)))
+    assert not indented, f"an indented code block says nothing of its language: {indented}"
 
 
 @pytest.fixture(scope="module")
@@ -300,8 +302,9 @@ def test_what_code_spans_name_exists(name):
         words = span.split()
         if words[0] == "make":
             check_make(words[1:])
-        if words[:2] == ["python3", "-m"] and words[2].startswith("caffe_losses"):
-            check_python([word for word in words[1:] if not word.isupper()])
+        if "python3 -m caffe_losses" in span:
+            arguments = words[words.index("-m") :]
+            check_python([word for word in arguments if not word.isupper()])
         check_files(words[:1])
         path, colons, test = span.partition("::")
         if colons:
