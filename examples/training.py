@@ -59,13 +59,16 @@ def write_hdf5(path: Path, **blobs: np.ndarray) -> str:
     Blobs are named like the tops of the HDF5Data layer. A batch starts anew at the first row when
     the last one is used up.
     """
+    path = path.resolve()
+    if len(str(path).split()) > 1:
+        raise SystemExit(f"HDF5Data reads no path with spaces: {path}; choose another --out")
     path.parent.mkdir(parents=True, exist_ok=True)
     with h5py.File(str(path), "w") as file:
         for name, array in blobs.items():
-            file.create_dataset(name, data=array, dtype="float32")
+            file.create_dataset(name, data=array, dtype="float32", compression=1)
     source = path.with_suffix(".txt")
-    source.write_text(f"{path.resolve()}\n")
-    return str(source.resolve())
+    source.write_text(f"{path}\n")
+    return str(source)
 
 
 def write_solver(folder: Path, net: Any, options: argparse.Namespace, **fields: Any) -> Path:
