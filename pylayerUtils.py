@@ -124,6 +124,7 @@ class WeightedEuclideanLossLayer(LossLayer):
     bottom_names = ("prediction", "target", "mask")
     optional_bottoms = 1
     differentiable_bottoms = 2
+    exchanged_counts = 4
     parameters = {"balance": BALANCE, "normalization": NORMALIZATION}
 
     def check_shapes(self, *shapes: Shape) -> None:
@@ -189,6 +190,7 @@ class WeightedSigmoidCrossEntropyLossLayer(LossLayer):
     """
 
     bottom_names = ("score", "label")
+    exchanged_counts = 4
     parameters = {"balance": BALANCE, "normalization": NORMALIZATION, "check_labels": CHECK_LABELS}
 
     def check_shapes(self, *shapes: Shape) -> None:

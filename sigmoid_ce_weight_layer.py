@@ -63,6 +63,7 @@ class SigmoidCrossEntropyWeightLossLayer(LossLayer):
 
     bottom_names = ("score", "label", "weight")
     optional_bottoms = 1
+    exchanged_counts = 3
     parameters = {
         "cls_weight": NumberForEachChannel(REQUIRED, minimum=0),
         "normalization": Choice("NONE", "FULL", "VALID", "BATCH_SIZE", default="NONE"),

@@ -63,6 +63,7 @@ class LossLayer(caffe.Layer):
     bottom_names: Tuple[str, ...] = ()
     optional_bottoms = 0
     differentiable_bottoms = 1
+    exchanged_counts = 1  # how many compute_loss passes to mean_over_ranks
     parameters: Dict[str, Parameter] = {}
 
     def check_shapes(self, *shapes: Shape) -> None:
@@ -115,6 +116,8 @@ class LossLayer(caffe.Layer):
         # An empty blob may have no memory at all: Caffe aborts when its data is asked for.
         if bottom[0].count == 0:
             self.loss = 0.0
+            # Ranks whose part of the batch is not empty wait for these.
+            self.mean_over_ranks(*[0] * self.exchanged_counts)
         else:
             data = [bottom[i].data for i in range(len(bottom))]
             self.loss = self.compute_loss(*data)

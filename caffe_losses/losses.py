@@ -10,10 +10,10 @@ from typing import Any, Tuple
 import numpy as np
 
 from caffe_losses import kernels
-from caffe_losses.blocks import Index, Scratch, for_each_block, sum_over_blocks
+from caffe_losses.blocks import Index, Scratch, dot, for_each_block, sum_over_blocks
 
-# Two sums and their difference in float64 are as much as six float32 buffers.
-DIFFERENCE_BUFFERS = 6
+# Two sums in float64 and their difference are as much as five float32 buffers.
+DIFFERENCE_BUFFERS = 5
 
 
 def squared_error(prediction: np.ndarray, target: np.ndarray, weighting: Any) -> float:
@@ -63,20 +63,25 @@ def cross_entropy_gradient(score: np.ndarray, coefficients: Any, out: np.ndarray
 
 
 def channel_sum_difference(prediction: np.ndarray, target: np.ndarray, index: Index) -> np.ndarray:
-    """s(x) - s(t) of a block of positions in float64, s being the sum over axis 1."""
+    """s(x) - s(t) of a block of positions, s being the sum over axis 1.
+
+    Sums may cancel, so they and their difference are taken in float64.
+    """
     images, _, positions = index
-    sums = [
+    first, second = (
         np.add.reduce(array[images, :, positions], axis=1, dtype=np.float64, keepdims=True)
         for array in (prediction, target)
-    ]
-    return sums[0] - sums[1]
+    )
+    first -= second
+    return first.astype(np.float32)
 
 
 def channel_sum_squared_error(prediction: np.ndarray, target: np.ndarray) -> float:
     """Half the sum of (s(x) - s(t))^2."""
 
     def block_sum(index: Index, scratch: Scratch) -> float:
-        return float(np.square(channel_sum_difference(prediction, target, index)).sum())
+        difference = channel_sum_difference(prediction, target, index)
+        return dot(difference, difference)
 
     return sum_over_blocks(positions_of(prediction), DIFFERENCE_BUFFERS, block_sum) / 2
 
@@ -85,10 +90,13 @@ def channel_sum_squared_error_gradient(
     prediction: np.ndarray, target: np.ndarray, scale: float, out: np.ndarray
 ) -> None:
     """scale * (s(x) - s(t)), the same for every element that was summed, written to `out`."""
+    factor = np.float32(scale)
 
     def write_block(index: Index, scratch: Scratch) -> None:
         images, _, positions = index
-        out[images, :, positions] = scale * channel_sum_difference(prediction, target, index)
+        difference = channel_sum_difference(prediction, target, index)
+        difference *= factor
+        out[images, :, positions] = difference
 
     for_each_block(positions_of(prediction), DIFFERENCE_BUFFERS, write_block)
 

@@ -117,9 +117,9 @@ def is_binary(label: np.ndarray, counts: ClassCounts) -> bool:
 
 
 def normalizer(normalization: str, batch: float, count: float, valid: float) -> float:
-    """What the sum is divided by, as Caffe's LossParameter means it: never less than 1."""
+    """What the sum is divided by, as Caffe's LossParameter means it; 1 where that would be 0."""
     divisors = {"NONE": 1, "FULL": count, "VALID": valid, "BATCH_SIZE": batch}
-    return max(1.0, divisors[normalization])
+    return divisors[normalization] or 1
 
 
 def class_weights(

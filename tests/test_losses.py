@@ -6,6 +6,8 @@ import pytest
 from loss_table import LOSSES, Row, draw, expected, layer_of, name_of
 from nets import fed, input_layer, loss_and_gradients, loss_net, net_from
 
+from caffe_losses import batch_counts
+
 every_loss = pytest.mark.parametrize("row", LOSSES, ids=name_of)
 FIRST_OF_EACH_LAYER = list({row.layer: row for row in reversed(LOSSES)}.values())
 each_layer = pytest.mark.parametrize("row", FIRST_OF_EACH_LAYER, ids=lambda row: row.layer)
@@ -133,6 +135,17 @@ def test_a_step_with_several_images_is_the_mean_of_steps_with_one(row):
                 gradients[name][image], gradients_of_one[name][0] / 4, rtol=1e-5, atol=1e-9
             )
     np.testing.assert_allclose(loss, np.mean(losses), rtol=1e-6)
+
+
+@each_layer
+def test_an_empty_batch_exchanges_as_many_counts_with_other_ranks(row, monkeypatch):
+    exchanged = []
+    monkeypatch.setattr(batch_counts, "_reduction", lambda own: exchanged.append(own.size) or own)
+    net = loss_net(layer_of(row), draw(row, SHAPE))
+    net.forward()
+    fed(net, draw(row, (0, 3, 4, 5))).forward()
+    assert len(exchanged) == 2
+    assert exchanged[0] == exchanged[1]
 
 
 def test_several_losses_in_one_net_do_not_disturb_each_other():
