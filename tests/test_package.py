@@ -1,6 +1,5 @@
 """What is built from the checkout, and `python3 -m caffe_losses`."""
 
-import ast
 import email
 import os
 import shutil
@@ -131,15 +130,3 @@ def test_the_changelog_begins_with_this_version():
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     versions = [line for line in changelog.splitlines() if line.startswith("## [")]
     assert versions[0].startswith(f"## [{caffe_losses.__version__}] - ")
-
-
-@pytest.mark.parametrize("name", [*PUBLIC_MODULES, *sorted(sources_of_package())])
-def test_public_functions_are_annotated(name):
-    """All arguments and results, so that py.typed keeps its promise."""
-    tree = ast.parse((ROOT / name).read_text(encoding="utf-8"))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
-            arguments = [*node.args.args, *node.args.kwonlyargs]
-            arguments += [a for a in (node.args.vararg, node.args.kwarg) if a]
-            bare = [a.arg for a in arguments if not a.annotation and a.arg not in ("self", "cls")]
-            assert not bare and node.returns, f"{name}:{node.lineno}: {node.name}"
