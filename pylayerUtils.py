@@ -44,9 +44,7 @@ from caffe_losses.values import all_finite, raise_for_labels, require_finite, va
 from caffe_losses.weights import (
     ClassesOfMask,
     ClassesOfTarget,
-    ClassWeights,
     CoefficientsOfClasses,
-    CoefficientsOfLabel,
     Constant,
     WeightOfClasses,
     class_weights,
@@ -200,8 +198,8 @@ class WeightedSigmoidCrossEntropyLossLayer(LossLayer):
     def compute_loss(self, *bottoms: np.ndarray) -> float:
         score, label = (in_the_layout_of(bottom, bottoms[0]) for bottom in bottoms)
         counts = count_classes(ClassesOfMask(label))
-        self.binary = is_binary(label, counts)
-        if not self.binary and self.check_is_due() and not value_range(label).largest <= 1:
+        binary = is_binary(label, int(counts.negative.sum()))
+        if not binary and self.check_is_due() and not value_range(label).largest <= 1:
             raise_for_labels(
                 self.name,
                 bottoms[1],
@@ -217,12 +215,10 @@ class WeightedSigmoidCrossEntropyLossLayer(LossLayer):
             self.settings["normalization"],
             self.mean_over_ranks,
         )
-        return losses.cross_entropy(score, self.coefficients(label, self.weights))
-
-    def coefficients(self, label: np.ndarray, weights: ClassWeights) -> Any:
-        """The weights of both terms of the loss, by blocks; cheaper where labels are 0 and 1."""
-        kind = CoefficientsOfLabel if self.binary else CoefficientsOfClasses
-        return kind(label, weights)
+        self.binary = binary and self.weights.differ_linearly()
+        if self.binary:
+            return losses.binary_cross_entropy(score, label, self.weights)
+        return losses.cross_entropy(score, CoefficientsOfClasses(label, self.weights))
 
     def compute_gradient(
         self, loss_weight: float, diffs: List[Optional[np.ndarray]], *bottoms: np.ndarray
@@ -231,7 +227,11 @@ class WeightedSigmoidCrossEntropyLossLayer(LossLayer):
             in_the_layout_of(array, bottoms[0]) for array in (*bottoms, *diffs) if array is not None
         )
         weights = self.weights.times(loss_weight)
-        losses.cross_entropy_gradient(score, self.coefficients(label, weights), out)
+        if self.binary:
+            losses.binary_cross_entropy_gradient(score, label, weights, out)
+        else:
+            coefficients = CoefficientsOfClasses(label, weights)
+            losses.cross_entropy_gradient(score, coefficients, out)
 
 
 class ChannelSumEuclideanLossLayer(LossLayer):

@@ -32,7 +32,13 @@ from caffe_losses.shapes import (
     require_same_layout,
 )
 from caffe_losses.values import raise_for_labels, value_range
-from caffe_losses.weights import ClassWeights, CoefficientsOfLabel, count_unequal, normalizer
+from caffe_losses.weights import (
+    ClassWeights,
+    CoefficientsOfLabel,
+    count_unequal,
+    is_binary,
+    normalizer,
+)
 
 __all__ = ["SigmoidCrossEntropyWeightLossLayer"]
 
@@ -98,20 +104,24 @@ class SigmoidCrossEntropyWeightLossLayer(LossLayer):
         )
 
     def compute_loss(self, *bottoms: np.ndarray) -> float:
-        label = in_the_layout_of(bottoms[1], bottoms[0])
+        score, label = (in_the_layout_of(bottom, bottoms[0]) for bottom in bottoms[:2])
         ignore_label = self.settings["ignore_label"]
-        if self.check_is_due():
+        binary = is_binary(label, label.size - count_unequal(label, 0))
+        if not binary and self.check_is_due():
             smallest, largest = value_range(label, ignore_label)
             if not (smallest >= 0 and largest <= 1):
                 self.raise_for_labels(bottoms[1])
-        valid = label.size if ignore_label is None else count_unequal(label, ignore_label)
         self.largest_weight = max(1.0, *self.settings["cls_weight"])
         for weight in bottoms[2:]:
             extremes = value_range(as_batch_channel_position(weight))
             self.largest_weight *= max(map(abs, extremes))
+        valid = label.size if ignore_label is None else count_unequal(label, ignore_label)
         batch, count, valid = self.mean_over_ranks(label.shape[0], label.size, valid)
         self.divisor = normalizer(self.settings["normalization"], batch, count, valid)
-        score = as_batch_channel_position(bottoms[0])
+        plain = ignore_label is None and len(bottoms) == 2
+        self.binary = binary and plain and self.weights.differ_linearly()
+        if self.binary:
+            return losses.binary_cross_entropy(score, label, self.weights) / self.divisor
         return losses.cross_entropy(score, self.coefficients(1, *bottoms)) / self.divisor
 
     def raise_for_labels(self, label: np.ndarray) -> None:
@@ -132,6 +142,13 @@ class SigmoidCrossEntropyWeightLossLayer(LossLayer):
     def compute_gradient(
         self, loss_weight: float, diffs: List[Optional[np.ndarray]], *bottoms: np.ndarray
     ) -> None:
-        score, out = (as_batch_channel_position(a) for a in (bottoms[0], *diffs) if a is not None)
+        score, label, out = (
+            in_the_layout_of(array, bottoms[0])
+            for array in (*bottoms[:2], *diffs)
+            if array is not None
+        )
         scale = loss_weight / self.divisor
-        losses.cross_entropy_gradient(score, self.coefficients(scale, *bottoms), out)
+        if self.binary:
+            losses.binary_cross_entropy_gradient(score, label, self.weights.times(scale), out)
+        else:
+            losses.cross_entropy_gradient(score, self.coefficients(scale, *bottoms), out)

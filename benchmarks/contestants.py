@@ -17,15 +17,20 @@ Array = np.ndarray
 Contestant = NamedTuple("Contestant", [("forward", Callable), ("backward", Callable)])
 
 
+# A learned factor of 1: Caffe then asks for the gradient of the first input, and of no other.
+LEARNED = """layer { name: "learned" type: "Scale" bottom: "x" top: "x"
+  scale_param { axis: 0 num_axes: 0 } }
+"""
+
+
 def net_of(layers: str, inputs: Dict[str, Array]) -> caffe.Net:
-    """A net of inputs and layers, filled; only the first input gets a gradient."""
+    """A net of inputs and layers, filled."""
     with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:
-        file.write("force_backward: true\n")
         for name, array in inputs.items():
             shape = " ".join(f"dim: {n}" for n in array.shape)
             file.write(f'layer {{ name: "{name}" type: "Input" top: "{name}" ')
             file.write(f"input_param {{ shape {{ {shape} }} }} }}\n")
-        file.write(layers)
+        file.write(LEARNED + layers)
         file.flush()
         net = caffe.Net(file.name, caffe.TRAIN)
     for name, array in inputs.items():
@@ -33,14 +38,13 @@ def net_of(layers: str, inputs: Dict[str, Array]) -> caffe.Net:
     return net
 
 
-def caffe_layers(layers: str, inputs: Dict[str, Array]) -> Contestant:
-    """The layers after the inputs, run by Caffe."""
-    net = net_of(layers, inputs)
-    first, last = len(inputs), len(net.layers) - 1
+def caffe_layers(net: caffe.Net) -> Contestant:
+    """What comes after the inputs and the learned factor, run by Caffe."""
+    first, last = len(net.inputs) + 1, len(net.layers) - 1
     return Contestant(lambda: net._forward(first, last), lambda: net._backward(last, first))
 
 
-def loss_layer(kind: str, bottoms: Sequence[str], propagate_down: Sequence[bool]) -> str:
+def loss_layer(kind: str, bottoms: Sequence[str]) -> str:
     """A loss layer; a type, or module.class of a Python layer with its param_str after a space."""
     fields = "".join(f'bottom: "{bottom}" ' for bottom in bottoms)
     if "." in kind:
@@ -51,24 +55,23 @@ def loss_layer(kind: str, bottoms: Sequence[str], propagate_down: Sequence[bool]
             f'python_param {{ module: "{module}" layer: "{layer}" '
             f"param_str: {json.dumps(parameters)} }} "
         )
-    fields += "".join(f"propagate_down: {str(down).lower()} " for down in propagate_down)
     return f'layer {{ name: "loss" type: "{kind}" top: "loss" loss_weight: 1 {fields} }}\n'
 
 
-def floor(inputs: Dict[str, Array]) -> Contestant:
+def floor(net: caffe.Net) -> Contestant:
     """Streams what forward must read and what backward must read and write; computes nothing."""
-    prediction, target, *others = (array.reshape(-1) for array in inputs.values())
-    out = np.empty_like(prediction)
+    prediction, target, *others = (net.blobs[name].data.reshape(-1) for name in net.inputs)
+    out = net.blobs["x"].diff.reshape(-1)
 
-    def forward(part: float, end: float) -> None:
-        np.dot(cut(prediction, part, end), cut(target, part, end))
+    def forward(start: float, end: float) -> None:
+        np.dot(cut(prediction, start, end), cut(target, start, end))
         for other in others:
-            np.maximum.reduce(cut(other, part, end))
+            np.maximum.reduce(cut(other, start, end))
 
-    def backward(part: float, end: float) -> None:
-        np.add(cut(prediction, part, end), cut(target, part, end), out=cut(out, part, end))
+    def backward(start: float, end: float) -> None:
+        np.add(cut(prediction, start, end), cut(target, start, end), out=cut(out, start, end))
         for other in others:
-            np.maximum.reduce(cut(other, part, end))
+            np.maximum.reduce(cut(other, start, end))
 
     return Contestant(on_all_threads(forward), on_all_threads(backward))
 
@@ -197,13 +200,13 @@ def torch_cross_entropy(inputs: Dict[str, Array]) -> Contestant:
 
 
 FIXED_SUM = """layer {{ name: "{0}" type: "Convolution" bottom: "{1}" top: "{0}"
-  convolution_param {{ num_output: 1 kernel_size: 1 bias_term: false
+  param {{ lr_mult: 0 }} convolution_param {{ num_output: 1 kernel_size: 1 bias_term: false
     weight_filler {{ type: "constant" value: 1 }} }} }}
 """
 SUMS_AND_EUCLIDEAN = (
     FIXED_SUM.format("sx", "x")
     + FIXED_SUM.format("st", "t")
-    + loss_layer("EuclideanLoss", ["sx", "st"], [True, False])
+    + loss_layer("EuclideanLoss", ["sx", "st"])
 )
 
 Loss = NamedTuple(
@@ -229,44 +232,41 @@ def draw_masked(random: np.random.RandomState, shape: Tuple[int, ...]) -> Dict[s
     return {**draw_pair(random, shape), "m": mask.astype(np.float32)}
 
 
-def ours(layer: str, bottoms: Sequence[str] = "xt") -> str:
-    """One of this project's layers, with a gradient to its first bottom."""
-    return loss_layer(layer, bottoms, [name == "x" for name in bottoms])
-
-
-NATIVE_CROSS_ENTROPY = ours("SigmoidCrossEntropyLoss")
-NATIVE_EUCLIDEAN = ours("EuclideanLoss")
+NATIVE_CROSS_ENTROPY = loss_layer("SigmoidCrossEntropyLoss", "xt")
+NATIVE_EUCLIDEAN = loss_layer("EuclideanLoss", "xt")
 LOSSES = {
     "weighted sigmoid cross-entropy": Loss(
-        ours('sigmoid_ce_weight_layer.SigmoidCrossEntropyWeightLossLayer {"cls_weight": 10}'),
+        loss_layer(
+            'sigmoid_ce_weight_layer.SigmoidCrossEntropyWeightLossLayer {"cls_weight": 10}', "xt"
+        ),
         NATIVE_CROSS_ENTROPY,
         textbook_cross_entropy,
         draw_labels,
         True,
     ),
     "balanced cross-entropy": Loss(
-        ours("pylayerUtils.WeightedSigmoidCrossEntropyLossLayer"),
+        loss_layer("pylayerUtils.WeightedSigmoidCrossEntropyLossLayer", "xt"),
         NATIVE_CROSS_ENTROPY,
         textbook_balanced_cross_entropy,
         draw_labels,
         False,
     ),
     "weighted Euclidean": Loss(
-        ours("pylayerUtils.WeightedEuclideanLossLayer", "xtm"),
+        loss_layer("pylayerUtils.WeightedEuclideanLossLayer", "xtm"),
         NATIVE_EUCLIDEAN,
         textbook_weighted_euclidean,
         draw_masked,
         False,
     ),
     "Euclidean": Loss(
-        ours("pylayerUtils.EuclideanLossLayer"),
+        loss_layer("pylayerUtils.EuclideanLossLayer", "xt"),
         NATIVE_EUCLIDEAN,
         textbook_euclidean,
         draw_pair,
         False,
     ),
     "channel sum": Loss(
-        ours("pylayerUtils.ChannelSumEuclideanLossLayer"),
+        loss_layer("pylayerUtils.ChannelSumEuclideanLossLayer", "xt"),
         SUMS_AND_EUCLIDEAN,
         textbook_channel_sum,
         draw_pair,
@@ -278,14 +278,15 @@ LOSSES = {
 def contestants(loss: Loss, inputs: Dict[str, Array]) -> Dict[str, Contestant]:
     """All ways to compute a loss of these inputs, this project's first and the floor last."""
     pair = {name: inputs[name] for name in "xt"}
+    net = net_of(loss.layer, inputs)
     entries = {
-        "layer": caffe_layers(loss.layer, inputs),
-        "native": caffe_layers(loss.native, pair),
+        "layer": caffe_layers(net),
+        "native": caffe_layers(net_of(loss.native, pair)),
         "textbook": loss.textbook(inputs),
     }
     if loss.torch and has_torch():
         entries["PyTorch"] = torch_cross_entropy(inputs)
-    entries["floor"] = floor(inputs)
+    entries["floor"] = floor(net)
     return entries
 
 

@@ -162,11 +162,13 @@ def for_each_block(
 
     helpers = min(thread_count(), len(blocks)) - 1 if len(blocks) > 1 else 0
     futures = [_pool().submit(help_with_work) for _ in range(helpers)]
-    work()
-    for future in futures:
-        # One that has not begun by now has nothing left to do.
-        if not future.cancel():
-            future.result()
+    try:
+        work()
+    finally:  # even after Ctrl-C: the caller may free the memory that the others work on
+        for future in futures:
+            # One that has not begun by now has nothing left to do.
+            if not future.cancel():
+                future.result()
     return results
 
 

@@ -16,6 +16,8 @@ from caffe_losses.blocks import Scratch, dot
 Coefficient = Callable[[np.ndarray], np.ndarray]
 
 ONE = np.float32(1)
+TWO = np.float32(2)
+MINUS_TWO = np.float32(-2)
 
 
 def squared_error(
@@ -39,6 +41,24 @@ def squared_error_gradient(
     np.multiply(difference, weight, out=out)
 
 
+def twice_softplus_of_minus_magnitude(
+    score: np.ndarray, work: np.ndarray, other: np.ndarray, out: np.ndarray
+) -> np.ndarray:
+    """2 ln(1 + e^-|score|), which is 2 sp(score) but for 2 max(score, 0)."""
+    magnitude = np.absolute(score, out=work)
+    np.negative(magnitude, out=other)
+    exponential = np.exp(other, out=work)
+    shifted = np.add(exponential, ONE, out=other)
+    logarithm = np.log(shifted, out=out)
+    # ln(1 + e) from ln(u), u = 1 + e rounded: what the rounding lost, e - (u - 1), is added back.
+    # Without it every e below 6e-8 would count as nothing.
+    shifted -= ONE
+    exponential -= shifted
+    logarithm += exponential
+    logarithm += logarithm
+    return logarithm
+
+
 def cross_entropy(
     score: np.ndarray, negative: Coefficient, positive: Coefficient, scratch: Scratch
 ) -> float:
@@ -48,18 +68,7 @@ def cross_entropy(
     nothing cancels. `negative` and `positive` write their values into the array they are given.
     """
     first, second, third = (scratch.take(score.shape) for _ in range(3))
-    magnitude = np.absolute(score, out=first)
-    np.negative(magnitude, out=second)
-    exponential = np.exp(second, out=first)
-    shifted = np.add(exponential, ONE, out=second)
-    logarithm = np.log(shifted, out=third)
-    # ln(1 + e) from ln(u), u = 1 + e rounded: what the rounding lost, e - (u - 1), is added back.
-    # Without it every e below 6e-8 would count as nothing.
-    shifted -= ONE
-    exponential -= shifted
-    logarithm += exponential
-    logarithm += logarithm
-
+    logarithm = twice_softplus_of_minus_magnitude(score, first, second, out=third)
     softplus = np.absolute(score, out=first)
     softplus += score  # 2 max(score, 0)
     softplus += logarithm
@@ -69,6 +78,27 @@ def cross_entropy(
     softplus += logarithm
     total += dot(positive(second), softplus)
     return total / 2
+
+
+def binary_cross_entropy(
+    score: np.ndarray,
+    label: np.ndarray,
+    negative_weight: np.ndarray,
+    positive_weight: np.ndarray,
+    scratch: Scratch,
+) -> float:
+    """`cross_entropy` for labels of 0 and 1 alone: the sum of weight * sp(z), z = (1 - 2 t) x."""
+    first, second, third = (scratch.take(score.shape) for _ in range(3))
+    logarithm = twice_softplus_of_minus_magnitude(score, first, second, out=third)
+    signed = np.multiply(label, MINUS_TWO, out=first)
+    signed += ONE
+    signed *= score
+    softplus = np.absolute(score, out=second)
+    softplus += signed  # 2 max(z, 0)
+    softplus += logarithm
+    weight = np.multiply(label, positive_weight - negative_weight, out=first)
+    weight += negative_weight
+    return dot(weight, softplus) / 2
 
 
 def cross_entropy_gradient(
@@ -93,3 +123,23 @@ def cross_entropy_gradient(
     up = np.divide(negative(third), exponential, out=third)
     down = np.divide(positive(second), inverse, out=second)
     np.subtract(up, down, out=out)
+
+
+def binary_cross_entropy_gradient(
+    score: np.ndarray,
+    label: np.ndarray,
+    negative_weight: np.ndarray,
+    positive_weight: np.ndarray,
+    out: np.ndarray,
+    scratch: Scratch,
+) -> None:
+    """`cross_entropy_gradient` for labels of 0 and 1 alone: +-weight / (1 + e^-z)."""
+    first, second = (scratch.take(score.shape) for _ in range(2))
+    minus_signed = np.multiply(label, TWO, out=first)
+    minus_signed -= ONE
+    minus_signed *= score
+    denominator = np.exp(minus_signed, out=second)
+    denominator += ONE
+    weight = np.multiply(label, -(positive_weight + negative_weight), out=first)
+    weight += negative_weight
+    np.divide(weight, denominator, out=out)

@@ -10,7 +10,8 @@ from typing import Any, Tuple
 import numpy as np
 
 from caffe_losses import kernels
-from caffe_losses.blocks import Index, Scratch, dot, for_each_block, sum_over_blocks
+from caffe_losses.blocks import Index, Scratch, dot, for_each_block, part, sum_over_blocks
+from caffe_losses.weights import ClassWeights
 
 # Two sums in float64 and their difference are as much as five float32 buffers.
 DIFFERENCE_BUFFERS = 5
@@ -60,6 +61,30 @@ def cross_entropy_gradient(score: np.ndarray, coefficients: Any, out: np.ndarray
         kernels.cross_entropy_gradient(score[index], negative, positive, out[index], scratch)
 
     for_each_block(score.shape, 3 + coefficients.buffers, write_block)
+
+
+def binary_cross_entropy(score: np.ndarray, label: np.ndarray, weights: ClassWeights) -> float:
+    """`cross_entropy` of labels that are all 0 or 1, in fewer passes."""
+
+    def block_sum(index: Index, scratch: Scratch) -> float:
+        negative, positive = part(weights.negative, index), part(weights.positive, index)
+        return kernels.binary_cross_entropy(score[index], label[index], negative, positive, scratch)
+
+    return sum_over_blocks(score.shape, 3, block_sum)
+
+
+def binary_cross_entropy_gradient(
+    score: np.ndarray, label: np.ndarray, weights: ClassWeights, out: np.ndarray
+) -> None:
+    """`cross_entropy_gradient` of labels that are all 0 or 1, in fewer passes."""
+
+    def write_block(index: Index, scratch: Scratch) -> None:
+        negative, positive = part(weights.negative, index), part(weights.positive, index)
+        kernels.binary_cross_entropy_gradient(
+            score[index], label[index], negative, positive, out[index], scratch
+        )
+
+    for_each_block(score.shape, 2, write_block)
 
 
 def channel_sum_difference(prediction: np.ndarray, target: np.ndarray, index: Index) -> np.ndarray:

@@ -33,6 +33,13 @@ class ClassWeights:
         factor = np.float32(scale)
         return ClassWeights(self.positive * factor, self.negative * factor)
 
+    def differ_linearly(self) -> bool:
+        """Whether negative + (positive - negative) is precisely positive, to a few digits.
+
+        Where the positive weight is far smaller, the sum has lost it.
+        """
+        return bool((8 * np.abs(self.positive) >= np.abs(self.negative)).all())
+
 
 def as_weight(values: np.ndarray) -> np.ndarray:
     """Float32; float64 operands would make NumPy compute whole blocks in float64."""
@@ -110,10 +117,9 @@ def count_unequal(array: np.ndarray, value: float) -> int:
     return sum(for_each_block(array.shape, 1, count))
 
 
-def is_binary(label: np.ndarray, counts: ClassCounts) -> bool:
-    """Whether every label is 0 or 1, given how many are positive and negative."""
-    ones = counts.positive.sum()
-    return ones + counts.negative.sum() == label.size == ones + count_unequal(label, 1)
+def is_binary(label: np.ndarray, zeros: int) -> bool:
+    """Whether every label is 0 or 1, given how many are 0."""
+    return zeros == count_unequal(label, 1)
 
 
 def normalizer(normalization: str, batch: float, count: float, valid: float) -> float:
