@@ -23,7 +23,6 @@ import caffe
 import h5py
 import numpy as np
 from caffe.proto import caffe_pb2
-from google.protobuf import text_format
 from tqdm import tqdm
 
 caffe.init_log(2)  # errors only: the rest of Caffe's log would tear the progress bar
@@ -75,7 +74,7 @@ def write_solver(folder: Path, net: Any, options: argparse.Namespace, **fields: 
     """Writes train.prototxt and solver.prototxt into the folder; returns the path of the latter.
 
     `net` is a net spec with its data layer first and its losses last, `fields` are those of Caffe's
-    SolverParameter (base_lr, lr_policy, type, ...). A run that is resumed must have the settings
+    SolverParameter (base_lr, lr_policy, type, ...). A run that is resumed must have the options
     that it was started with, save for the number of iterations.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -90,18 +89,23 @@ def write_solver(folder: Path, net: Any, options: argparse.Namespace, **fields: 
         "solver_mode": caffe_pb2.SolverParameter.CPU,
     }
     settings.update(fields)
-    solver = caffe_pb2.SolverParameter(**settings)
-    if options.resume and solver_path.exists():
-        earlier = text_format.Parse(solver_path.read_text(), caffe_pb2.SolverParameter())
-        earlier.max_iter = solver.max_iter
-        if earlier != solver:
-            raise SystemExit(
-                f"{solver_path} was written with other settings; resume with the same ones "
-                f"(--seed {earlier.random_seed}), or start anew without --resume"
-            )
+    require_same_options(folder / "options.json", options)
     net_path.write_text(str(net.to_proto()))
-    solver_path.write_text(str(solver))
+    solver_path.write_text(str(caffe_pb2.SolverParameter(**settings)))
     return solver_path
+
+
+def require_same_options(path: Path, options: argparse.Namespace) -> None:
+    """Keeps the options of a new run in a file; exits where a resumed run has others."""
+    changeable = ("iterations", "out", "resume")
+    given = {name: value for name, value in vars(options).items() if name not in changeable}
+    if options.resume and path.exists():
+        earlier = json.loads(path.read_text())
+        if earlier != given:
+            raise SystemExit(
+                f"cannot resume with the options {given}: {path.parent} was trained with {earlier}"
+            )
+    path.write_text(json.dumps(given) + "\n")
 
 
 def train(solver_path: Path, resume: bool) -> str:

@@ -114,7 +114,7 @@ def test_the_channel_sum_equals_its_native_equivalent(reduce, native):
 
 def test_the_train_net_trains_under_the_caffe_command(tmp_path):
     images, _ = read_fashion_mnist("train")
-    blobs = with_targets(images[:32], "images")
+    blobs = with_targets(images[:32], 2, "images")
     write_hdf5(
         tmp_path / "build" / "skeleton_flux" / "train.h5",
         **{name: blobs[name] for name in ("image", "flux", "dilmask")},

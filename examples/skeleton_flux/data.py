@@ -12,13 +12,13 @@ from skimage.morphology import binary_opening, disk, remove_small_holes, skeleto
 from skimage.transform import resize
 from tqdm import tqdm
 
+Blobs = Dict[str, np.ndarray]
 SIZE = 64
-CONTEXT = 3  # how far from the skeleton the flux reaches, in pixels
 SMALL_HOLE = 20  # in pixels; larger ones are handles, or the space between legs
 
 
-def with_targets(images: np.ndarray, description: str) -> Dict[str, np.ndarray]:
-    """The images (N, 28, 28) and their targets as blobs of SIZE by SIZE pixels."""
+def with_targets(images: np.ndarray, context: float, description: str) -> Blobs:
+    """The images (N, 28, 28) and their targets, enlarged to SIZE by SIZE pixels."""
     shape = (len(images), SIZE, SIZE)
     blobs = {
         "image": np.empty(shape, np.float32),
@@ -29,7 +29,7 @@ def with_targets(images: np.ndarray, description: str) -> Dict[str, np.ndarray]:
     for i, image in enumerate(tqdm(images, description)):
         blobs["image"][i] = enlarge(image)
         blobs["skeleton"][i] = skeletonize(silhouette(blobs["image"][i]))
-        blobs["flux"][i], blobs["dilmask"][i] = flux_field(blobs["skeleton"][i])
+        blobs["flux"][i], blobs["dilmask"][i] = flux_field(blobs["skeleton"][i], context)
     for name in ("image", "dilmask"):
         blobs[name] = blobs[name][:, np.newaxis]
     return blobs
@@ -48,12 +48,13 @@ def silhouette(image: np.ndarray) -> np.ndarray:
     return labels == 1 + np.argmax(sizes)
 
 
-def flux_field(skeleton: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+def flux_field(skeleton: np.ndarray, context: float) -> Tuple[np.ndarray, np.ndarray]:
     """The flux (2, height, width), rows before columns, and the mask of where it is defined.
 
-    The skeleton itself belongs to the mask and has no direction: its flux is zero.
+    That is up to a distance of `context` pixels from the skeleton. The skeleton itself belongs to
+    the mask and has no direction: its flux is zero.
     """
     distance, nearest = ndimage.distance_transform_edt(~skeleton, return_indices=True)
-    dilmask = distance <= CONTEXT
+    dilmask = distance <= context
     flux = (nearest - np.indices(skeleton.shape)) / np.maximum(distance, 1)
     return flux * dilmask, dilmask

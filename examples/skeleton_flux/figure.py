@@ -1,7 +1,7 @@
 """The picture of what the nets predict."""
 
 from pathlib import Path
-from typing import Any, Dict, List
+from typing import Any, Dict, List, Sequence, Tuple
 
 import matplotlib
 import numpy as np
@@ -11,22 +11,24 @@ matplotlib.use("Agg")
 from matplotlib import pyplot  # noqa: E402
 from matplotlib.colors import hsv_to_rgb, to_rgb  # noqa: E402
 
+from examples.skeleton_flux.data import Blobs  # noqa: E402
+
 TRUE, RIGHT, WRONG = "black", "#0072B2", "#D55E00"
 
 
-def save_figure(path: Path, blobs: Dict[str, np.ndarray], predictions: Dict[str, Any]) -> None:
-    """A row for each image; `predictions` has (flux, skeletons) for each name of a loss."""
-    rows = len(blobs["image"])
+def save_figure(path: Path, shown: Sequence[int], blobs: Blobs, predictions: Dict) -> None:
+    """A row for each image shown; `predictions` has (flux, skeletons) for each name of a loss."""
     columns = 3 + 2 * len(predictions)
-    figure, axes = pyplot.subplots(rows, columns, figsize=(1.25 * columns, 1.25 * rows + 0.7))
-    for row in range(rows):
-        pictures = panels(row, blobs, predictions)
-        for axis, (title, picture) in zip(axes[row], pictures):
+    figure, axes = pyplot.subplots(
+        len(shown), columns, figsize=(1.25 * columns, 1.25 * len(shown) + 0.7)
+    )
+    for axes_of_row, index in zip(axes, shown):
+        for axis, (title, picture) in zip(axes_of_row, panels(index, blobs, predictions)):
             axis.imshow(picture, interpolation="nearest")
             axis.set(xticks=[], yticks=[])
             for spine in axis.spines.values():
                 spine.set_color("lightgray")
-            if row == 0:
+            if axis in axes[0]:
                 axis.set_title(title, fontsize=8)
     figure.subplots_adjust(0.01, 0.075, 0.99, 1 - 0.4 / figure.get_figheight(), 0.05, 0.05)
     add_legend(figure)
@@ -34,20 +36,20 @@ def save_figure(path: Path, blobs: Dict[str, np.ndarray], predictions: Dict[str,
     pyplot.close(figure)
 
 
-def panels(row: int, blobs: Dict[str, np.ndarray], predictions: Dict[str, Any]) -> List[Any]:
+def panels(index: int, blobs: Blobs, predictions: Dict) -> List[Tuple[str, np.ndarray]]:
     """Title and picture of each column for one image."""
-    image = np.repeat(1 - blobs["image"][row, 0, :, :, np.newaxis], 3, axis=2)
-    true = blobs["skeleton"][row]
+    image = np.repeat(1 - blobs["image"][index, 0, :, :, np.newaxis], 3, axis=2)
+    true = blobs["skeleton"][index]
     pictures = [
         ("image", image),
         ("true skeleton", drawn(image, {TRUE: true})),
-        ("true flux", flux_colors(blobs["flux"][row])),
+        ("true flux", flux_colors(blobs["flux"][index])),
     ]
     near = ndimage.binary_dilation(true, np.ones((3, 3), bool))
     for name, (flux, skeletons) in predictions.items():
-        recovered = {RIGHT: skeletons[row] & near, WRONG: skeletons[row] & ~near}
+        recovered = {RIGHT: skeletons[index] & near, WRONG: skeletons[index] & ~near}
         pictures += [
-            (f"{name}:\npredicted flux", flux_colors(flux[row])),
+            (f"{name}:\npredicted flux", flux_colors(flux[index])),
             (f"{name}:\nrecovered skeleton", drawn(image, recovered)),
         ]
     return pictures

@@ -48,3 +48,12 @@ def found(skeletons: np.ndarray, among: np.ndarray) -> float:
 def best_threshold(flux: np.ndarray, true: np.ndarray, thresholds: Sequence[float]) -> float:
     """The threshold with the highest F-measure on these images."""
     return max(thresholds, key=lambda t: measure(recover(flux, t), true)["F-measure"])
+
+
+def flux_error(predicted: np.ndarray, true: np.ndarray, dilmask: np.ndarray) -> Dict[str, float]:
+    """The root mean square length of the error, near the skeleton and elsewhere."""
+    squared = np.square(predicted - true).sum(axis=1, keepdims=True)
+    return {
+        "error near": float(np.sqrt(squared[dilmask].mean())),
+        "error elsewhere": float(np.sqrt(squared[~dilmask].mean())),
+    }
