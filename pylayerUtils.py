@@ -245,7 +245,7 @@ class ChannelSumEuclideanLossLayer(LossLayer):
         axis: the axis that s sums over, 1 by default; negative axes count from the end.
         reduce: "axis" (default) sums that axis alone and equals a fixed 1x1 convolution of ones
             before EuclideanLoss; "tail" sums that axis and all after it and equals Caffe's
-            Reduction layer (axis, SUM) before EuclideanLoss.
+            Reduction layer (axis, SUM) before EuclideanLoss, for axes after the batch axis.
 
     Source: the question "Trying to understand custom loss layer in caffe" and its answer.
     """
