@@ -13,6 +13,8 @@ import numpy as np
 
 from caffe_losses.blocks import thread_count
 
+caffe.init_log(2)  # errors only
+
 Array = np.ndarray
 Contestant = NamedTuple("Contestant", [("forward", Callable), ("backward", Callable)])
 

@@ -23,7 +23,7 @@ Index = Tuple[slice, slice, slice]
 
 # Larger blocks are faster: the interpreter's share shrinks, and threads meet less often at its
 # lock. They are as large as two threads can have them in 4 MB.
-SCRATCH_BYTES = 1920 * 1024
+SCRATCH_BYTES = 1856 * 1024
 # exp and log are many times slower when their output touches the end of their input.
 GAP = 320
 LARGEST_BLOCK = 256 * 1024
