@@ -32,26 +32,34 @@ def flux_of(net: Any) -> Any:
 
     On the way up, the features of the same size from the way down bring back where things are.
     """
-    net.half = convolution(net.image, 16, kernel_size=5, pad=2, stride=2)
-    net.half_context = convolution(net.half, 16)
-    net.quarter = convolution(net.half_context, 32, stride=2)
-    net.quarter_context = convolution(net.quarter, 32)
-    net.eighth = convolution(net.quarter_context, 64, stride=2)
-    net.eighth_context = convolution(net.eighth, 64)
-    net.eighth_wide_context = convolution(net.eighth_context, 64)
+    convolution(net, "half", net.image, 16, kernel_size=5, pad=2, stride=2)
+    convolution(net, "half_context", net.half, 16)
+    convolution(net, "quarter", net.half_context, 32, stride=2)
+    convolution(net, "quarter_context", net.quarter, 32)
+    convolution(net, "eighth", net.quarter_context, 64, stride=2)
+    convolution(net, "eighth_context", net.eighth, 64)
+    convolution(net, "eighth_wide_context", net.eighth_context, 64)
 
     net.quarter_up = upsampled(net.eighth_wide_context, 32)
-    net.quarter_joined = convolution(L.Eltwise(net.quarter_up, net.quarter_context), 32)
+    net.quarter_sum = L.Eltwise(net.quarter_up, net.quarter_context)
+    convolution(net, "quarter_joined", net.quarter_sum, 32)
     net.half_up = upsampled(net.quarter_joined, 16)
-    net.half_joined = convolution(L.Eltwise(net.half_up, net.half_context), 16)
+    net.half_sum = L.Eltwise(net.half_up, net.half_context)
+    convolution(net, "half_joined", net.half_sum, 16)
     return upsampled(net.half_joined, 2)
 
 
 def convolution(
-    bottom: Any, channels: int, kernel_size: int = 3, pad: int = 1, stride: int = 1
-) -> Any:
-    """A convolution and its ReLU."""
-    features = L.Convolution(
+    net: Any,
+    name: str,
+    bottom: Any,
+    channels: int,
+    kernel_size: int = 3,
+    pad: int = 1,
+    stride: int = 1,
+) -> None:
+    """Adds a convolution and its ReLU."""
+    net[name] = L.Convolution(
         bottom,
         num_output=channels,
         kernel_size=kernel_size,
@@ -59,7 +67,7 @@ def convolution(
         stride=stride,
         weight_filler={"type": "msra"},
     )
-    return L.ReLU(features, in_place=True)
+    net[f"{name}_relu"] = L.ReLU(net[name], in_place=True)
 
 
 def upsampled(bottom: Any, channels: int) -> Any:

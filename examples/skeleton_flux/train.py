@@ -60,8 +60,9 @@ def main() -> None:
     for name, balance in BALANCE.items():
         net = train_net(source, balance)
         weights = train(write_solver(options.out / name, net, options, **SOLVER), options.resume)
-        row, *predictions[name] = evaluate(options.out / name, weights, training, held_out)
-        rows.append({"loss": name, "iterations": options.iterations, **row})
+        measured, flux, skeletons = evaluate(options.out / name, weights, training, held_out)
+        predictions[name] = flux, skeletons
+        rows.append({"loss": name, "iterations": options.iterations, **measured})
     report(options.out / "results.json", rows)
 
     first_of_class = [list(classes).index(CLASSES.index(name)) for name in SHOWN]
