@@ -13,7 +13,7 @@ from caffe_losses import kernels
 from caffe_losses.blocks import Index, Scratch, dot, for_each_block, part, sum_over_blocks
 from caffe_losses.weights import ClassWeights
 
-# Two sums in float64 and their difference are as much as five float32 buffers.
+# Two sums in float64 and their difference in float32.
 DIFFERENCE_BUFFERS = 5
 
 
@@ -87,25 +87,26 @@ def binary_cross_entropy_gradient(
     for_each_block(score.shape, 2, write_block)
 
 
-def channel_sum_difference(prediction: np.ndarray, target: np.ndarray, index: Index) -> np.ndarray:
+def channel_sum_difference(
+    prediction: np.ndarray, target: np.ndarray, index: Index, scratch: Scratch
+) -> np.ndarray:
     """s(x) - s(t) of a block of positions, s being the sum over axis 1.
 
     Sums may cancel, so they and their difference are taken in float64.
     """
     images, _, positions = index
-    first, second = (
-        np.add.reduce(array[images, :, positions], axis=1, dtype=np.float64, keepdims=True)
-        for array in (prediction, target)
-    )
-    first -= second
-    return first.astype(np.float32)
+    shape = prediction[images, :1, positions].shape
+    sums = scratch.take(shape, np.float64), scratch.take(shape, np.float64)
+    for array, out in zip((prediction, target), sums):
+        np.add.reduce(array[images, :, positions], axis=1, keepdims=True, out=out)
+    return np.subtract(*sums, out=scratch.take(shape), casting="same_kind")
 
 
 def channel_sum_squared_error(prediction: np.ndarray, target: np.ndarray) -> float:
     """Half the sum of (s(x) - s(t))^2."""
 
     def block_sum(index: Index, scratch: Scratch) -> float:
-        difference = channel_sum_difference(prediction, target, index)
+        difference = channel_sum_difference(prediction, target, index, scratch)
         return dot(difference, difference)
 
     return sum_over_blocks(positions_of(prediction), DIFFERENCE_BUFFERS, block_sum) / 2
@@ -119,7 +120,7 @@ def channel_sum_squared_error_gradient(
 
     def write_block(index: Index, scratch: Scratch) -> None:
         images, _, positions = index
-        difference = channel_sum_difference(prediction, target, index)
+        difference = channel_sum_difference(prediction, target, index, scratch)
         difference *= factor
         out[images, :, positions] = difference
 
