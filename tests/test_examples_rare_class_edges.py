@@ -27,7 +27,7 @@ from examples.rare_class.evaluation import (
     precision_recall_f1,
 )
 
-ITERATIONS = {"rare_class": 60, "edges": 12}  # a second each: Ctrl-C must come before the last
+ITERATIONS = {"rare_class": 40, "edges": 12}  # a while: Ctrl-C must come before the last
 SHORT = {"rare_class": ["--images", "500"], "edges": ["--crops", "20"]}
 TRAININGS = {
     "rare_class": ["cls_weight_1", "cls_weight_10", "cls_weight_100"],
