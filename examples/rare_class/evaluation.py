@@ -37,5 +37,5 @@ def average_precision(probabilities: np.ndarray, test: Blobs) -> List[float]:
     averages = []
     for probability, positive in zip(probabilities.T, test["label"].T):
         precision, recall = precision_recall_curve(probability, positive, test["weight"])
-        averages.append(float(np.sum(precision * np.diff(recall, prepend=0))))
+        averages.append(float(np.sum(precision * np.diff(np.append(0, recall)))))
     return averages
