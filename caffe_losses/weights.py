@@ -204,7 +204,7 @@ class Constant:
     buffers = 0
 
     def __init__(self, weight: float) -> None:
-        self.weight = np.full((1, 1, 1), weight, dtype=np.float32)
+        self.weight: np.ndarray = np.full((1, 1, 1), weight, dtype=np.float32)
 
     def __call__(self, index: Index, scratch: Scratch) -> np.ndarray:
         return self.weight
