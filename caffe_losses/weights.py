@@ -15,6 +15,8 @@ import numpy as np
 from caffe_losses.blocks import Index, Scratch, Shape, for_each_block, part
 from caffe_losses.shapes import product
 
+ONE = np.float32(1)
+
 BlockClasses = Tuple[np.ndarray, np.ndarray]
 
 # How many positions of each image are positive and negative, shape (N,).
@@ -249,15 +251,15 @@ class CoefficientsOfLabel:
     ) -> None:
         self.label = label
         self.weights = weights
-        self.minus_negative = -weights.negative
         self.element_weight = element_weight
         self.ignore_label = ignore_label
         self.buffers = 0 if ignore_label is None else 1
 
     def negative(self, index: Index, scratch: Scratch, out: np.ndarray) -> np.ndarray:
         label = self.valid(self.label[index], index, scratch, out)
-        np.multiply(label, part(self.minus_negative, index), out=out)
-        out += part(self.weights.negative, index)
+        # Not v - v t, which would lose the last digits of soft labels near 1.
+        np.subtract(ONE, label, out=out)
+        out *= part(self.weights.negative, index)
         return self.of_elements(self.valid(out, index, scratch, out), index)
 
     def positive(self, index: Index, scratch: Scratch, out: np.ndarray) -> np.ndarray:
