@@ -30,26 +30,28 @@ from caffe_losses.layer import LossLayer, opposite
 from caffe_losses.parameters import CHECK_LABELS, Axis, Choice
 from caffe_losses.shapes import (
     Shape,
-    as_batch_channel_position,
+    batch_channel_position,
     batch_size,
     flat,
-    in_the_layout_of,
-    mask_view,
+    layout_of_mask,
     product,
     require_mask,
     require_same_layout,
     require_same_shape,
+    row_of_each_image,
 )
 from caffe_losses.values import all_finite, raise_for_labels, require_finite, value_range
 from caffe_losses.weights import (
     ClassesOfMask,
     ClassesOfTarget,
+    ClassWeights,
     CoefficientsOfClasses,
     Constant,
+    WeightOfBinary,
     WeightOfClasses,
     class_weights,
+    count_binary,
     count_classes,
-    is_binary,
 )
 
 __all__ = [
@@ -82,7 +84,7 @@ class EuclideanLossLayer(LossLayer):
         prediction, target = map(flat, bottoms)
         (batch,) = self.mean_over_ranks(batch_size(bottoms[0]))
         self.weight = 1 / batch
-        return losses.squared_error(prediction, target, Constant(self.weight))
+        return losses.squared_error(prediction, target) * self.weight
 
     def compute_gradient(
         self, loss_weight: float, diffs: List[Optional[np.ndarray]], *bottoms: np.ndarray
@@ -129,41 +131,53 @@ class WeightedEuclideanLossLayer(LossLayer):
         require_same_layout(self.name, "target", shapes[1], "prediction", shapes[0])
         for mask in shapes[2:]:
             require_mask(self.name, "mask", mask, "prediction", shapes[0])
+        self.layouts = [batch_channel_position(shapes[0])] * 2
+        self.layouts += [layout_of_mask(mask, shapes[0]) for mask in shapes[2:]]
 
-    def classes(self, prediction: np.ndarray, target: np.ndarray, *mask: np.ndarray) -> Any:
+    def classes(self, target: np.ndarray, *mask: np.ndarray) -> Any:
         """Which positions are positive and which negative."""
-        if mask:
-            return ClassesOfMask(mask_view(mask[0], prediction))
-        return ClassesOfTarget(in_the_layout_of(target, prediction))
+        return ClassesOfMask(*mask) if mask else ClassesOfTarget(target)
+
+    def weighting(self, classes: Any, weights: ClassWeights) -> Any:
+        """The weight of each position, by blocks."""
+        if self.binary:
+            return WeightOfBinary(classes.mask, weights, self.repeats)
+        return WeightOfClasses(classes, weights, self.repeats)
 
     def compute_loss(self, *bottoms: np.ndarray) -> float:
-        prediction, target = (in_the_layout_of(bottom, bottoms[0]) for bottom in bottoms[:2])
-        for mask in bottoms[2:]:
-            # A NaN would be neither positive nor negative, and so be ignored.
-            if not all_finite(as_batch_channel_position(mask)):
-                require_finite(self.name, "mask", mask, self.iteration)
-        classes = self.classes(*bottoms)
+        prediction, target, *mask = self.views(*bottoms)
+        classes = self.classes(target, *mask)
         self.repeats = prediction.shape[1] // classes.shape[1]
+        counts = count_binary(*mask) if mask else None
+        binary = counts is not None
+        if counts is None:
+            # A NaN would be neither positive nor negative, and so be ignored.
+            if mask and not all_finite(*mask):
+                require_finite(self.name, "mask", bottoms[2], self.iteration)
+            counts = count_classes(classes)
         self.weights = class_weights(
-            count_classes(classes),
+            counts,
             prediction.shape,
             self.repeats,
             self.settings["balance"],
             self.settings["normalization"],
             self.mean_over_ranks,
         )
-        weighting = WeightOfClasses(classes, self.weights, self.repeats)
-        return losses.squared_error(prediction, target, weighting)
+        self.binary = binary and self.weights.differ_linearly()
+        return losses.weighted_squared_error(
+            prediction, target, self.weighting(classes, self.weights)
+        )
 
     def compute_gradient(
         self, loss_weight: float, diffs: List[Optional[np.ndarray]], *bottoms: np.ndarray
     ) -> None:
-        prediction, target = (in_the_layout_of(bottom, bottoms[0]) for bottom in bottoms[:2])
-        classes = self.classes(*bottoms)
+        prediction, target, *mask = self.views(*bottoms)
+        classes = self.classes(target, *mask)
         for diff, scale in opposite(diffs, loss_weight):
-            weighting = WeightOfClasses(classes, self.weights.times(scale), self.repeats)
-            out = in_the_layout_of(diff, bottoms[0])
-            losses.squared_error_gradient(prediction, target, weighting, out)
+            weighting = self.weighting(classes, self.weights.times(scale))
+            losses.squared_error_gradient(
+                prediction, target, weighting, diff.reshape(prediction.shape)
+            )
 
 
 class WeightedSigmoidCrossEntropyLossLayer(LossLayer):
@@ -194,19 +208,22 @@ class WeightedSigmoidCrossEntropyLossLayer(LossLayer):
     def check_shapes(self, *shapes: Shape) -> None:
         score, label = shapes
         require_same_layout(self.name, "label", label, "score", score)
+        self.layouts = [row_of_each_image(score)] * 2
 
     def compute_loss(self, *bottoms: np.ndarray) -> float:
-        score, label = (in_the_layout_of(bottom, bottoms[0]) for bottom in bottoms)
-        counts = count_classes(ClassesOfMask(label))
-        binary = is_binary(label, int(counts.negative.sum()))
-        if not binary and self.check_is_due() and not value_range(label).largest <= 1:
-            raise_for_labels(
-                self.name,
-                bottoms[1],
-                ~(bottoms[1] <= 1),
-                "at most 1",
-                "divide a mask of 0 and 255 by 255; give voids a negative label to ignore them",
-            )
+        score, label = self.views(*bottoms)
+        counts = count_binary(label)
+        binary = counts is not None
+        if counts is None:
+            if self.check_is_due() and not value_range(label).largest <= 1:
+                raise_for_labels(
+                    self.name,
+                    bottoms[1],
+                    ~(bottoms[1] <= 1),
+                    "at most 1",
+                    "divide a mask of 0 and 255 by 255; give voids a negative label to ignore them",
+                )
+            counts = count_classes(ClassesOfMask(label))
         self.weights = class_weights(
             counts,
             score.shape,
@@ -223,9 +240,8 @@ class WeightedSigmoidCrossEntropyLossLayer(LossLayer):
     def compute_gradient(
         self, loss_weight: float, diffs: List[Optional[np.ndarray]], *bottoms: np.ndarray
     ) -> None:
-        score, label, out = (
-            in_the_layout_of(array, bottoms[0]) for array in (*bottoms, *diffs) if array is not None
-        )
+        score, label = self.views(*bottoms)
+        (out,) = (diff.reshape(score.shape) for diff in diffs if diff is not None)
         weights = self.weights.times(loss_weight)
         if self.binary:
             losses.binary_cross_entropy_gradient(score, label, weights, out)

@@ -25,9 +25,10 @@ from caffe_losses.parameters import (
 )
 from caffe_losses.shapes import (
     Shape,
-    as_batch_channel_position,
-    in_the_layout_of,
-    mask_view,
+    batch_channel_position,
+    batch_size,
+    layout_of_mask,
+    one_row,
     require_mask,
     require_same_layout,
 )
@@ -35,8 +36,8 @@ from caffe_losses.values import raise_for_labels, value_range
 from caffe_losses.weights import (
     ClassWeights,
     CoefficientsOfLabel,
-    count_unequal,
-    is_binary,
+    count_binary,
+    count_values,
     normalizer,
 )
 
@@ -83,7 +84,10 @@ class SigmoidCrossEntropyWeightLossLayer(LossLayer):
         for weight in shapes[2:]:
             require_mask(self.name, "weight", weight, "score", score)
         cls_weight = np.array(self.settings["cls_weight"], dtype=np.float32).reshape(1, -1, 1)
-        self.weights = ClassWeights(cls_weight, np.ones((1, 1, 1), dtype=np.float32))
+        self.weights = ClassWeights([cls_weight, np.ones_like(cls_weight)])
+        alike = cls_weight.size == 1 and len(shapes) == 2
+        self.layouts = [one_row(score) if alike else batch_channel_position(score)] * 2
+        self.layouts += [layout_of_mask(weight, score) for weight in shapes[2:]]
         channels = score[1] if len(score) > 1 else 1
         count = len(self.settings["cls_weight"])
         if count not in (1, channels):
@@ -93,36 +97,37 @@ class SigmoidCrossEntropyWeightLossLayer(LossLayer):
             )
 
     def coefficients(
-        self, scale: float, score: np.ndarray, label: np.ndarray, *weight: np.ndarray
+        self, scale: float, label: np.ndarray, *weight: np.ndarray
     ) -> CoefficientsOfLabel:
         """The weights of both terms of the loss, times a scale, by blocks."""
         return CoefficientsOfLabel(
-            in_the_layout_of(label, score),
+            label,
             self.weights.times(scale),
-            mask_view(weight[0], score) if weight else None,
+            weight[0] if weight else None,
             self.settings["ignore_label"],
         )
 
     def compute_loss(self, *bottoms: np.ndarray) -> float:
-        score, label = (in_the_layout_of(bottom, bottoms[0]) for bottom in bottoms[:2])
+        score, label, *weight = self.views(*bottoms)
         ignore_label = self.settings["ignore_label"]
-        binary = is_binary(label, label.size - count_unequal(label, 0))
+        binary = count_binary(label) is not None
         if not binary and self.check_is_due():
             smallest, largest = value_range(label, ignore_label)
             if not (smallest >= 0 and largest <= 1):
                 self.raise_for_labels(bottoms[1])
         self.largest_weight = max(1.0, *self.settings["cls_weight"])
-        for weight in bottoms[2:]:
-            extremes = value_range(as_batch_channel_position(weight))
-            self.largest_weight *= max(map(abs, extremes))
-        valid = label.size if ignore_label is None else count_unequal(label, ignore_label)
-        batch, count, valid = self.mean_over_ranks(label.shape[0], label.size, valid)
+        if weight:
+            self.largest_weight *= max(map(abs, value_range(weight[0])))
+        ignored = 0 if ignore_label is None else count_values(label, ignore_label).sum()
+        batch, count, valid = self.mean_over_ranks(
+            batch_size(bottoms[0]), label.size, label.size - ignored
+        )
         self.divisor = normalizer(self.settings["normalization"], batch, count, valid)
-        plain = ignore_label is None and len(bottoms) == 2
+        plain = ignore_label is None and not weight
         self.binary = binary and plain and self.weights.differ_linearly()
         if self.binary:
             return losses.binary_cross_entropy(score, label, self.weights) / self.divisor
-        return losses.cross_entropy(score, self.coefficients(1, *bottoms)) / self.divisor
+        return losses.cross_entropy(score, self.coefficients(1, label, *weight)) / self.divisor
 
     def raise_for_labels(self, label: np.ndarray) -> None:
         """Raises for labels that are neither in [0, 1] nor ignored."""
@@ -142,13 +147,10 @@ class SigmoidCrossEntropyWeightLossLayer(LossLayer):
     def compute_gradient(
         self, loss_weight: float, diffs: List[Optional[np.ndarray]], *bottoms: np.ndarray
     ) -> None:
-        score, label, out = (
-            in_the_layout_of(array, bottoms[0])
-            for array in (*bottoms[:2], *diffs)
-            if array is not None
-        )
+        score, label, *weight = self.views(*bottoms)
+        (out,) = (diff.reshape(score.shape) for diff in diffs if diff is not None)
         scale = loss_weight / self.divisor
         if self.binary:
             losses.binary_cross_entropy_gradient(score, label, self.weights.times(scale), out)
         else:
-            losses.cross_entropy_gradient(score, self.coefficients(scale, *bottoms), out)
+            losses.cross_entropy_gradient(score, self.coefficients(scale, label, *weight), out)

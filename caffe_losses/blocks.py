@@ -26,7 +26,7 @@ Index = Tuple[slice, slice, slice]
 SCRATCH_BYTES = 1792 * 1024
 # exp and log are many times slower when their output touches the end of their input.
 GAP = 320
-LARGEST_BLOCK = 256 * 1024
+LARGEST_BLOCK = 512 * 1024
 # Rows shorter than this cost more in NumPy's loop overhead than in arithmetic.
 SHORTEST_ROW = 1024
 # Elements in each of the rows that are summed in float32 before float64 takes over.
@@ -79,8 +79,8 @@ def even(length: int, most: int) -> int:
 @functools.lru_cache(maxsize=64)
 def blocks_of(shape: Shape, buffers: float) -> Blocks:
     """The blocks of a blob for work that needs so many float32 buffers of a block's size."""
-    each = int(SCRATCH_BYTES / max(buffers, 1)) - 2 * GAP
-    return Blocks(shape, min(LARGEST_BLOCK, each // 4))
+    bytes_each = SCRATCH_BYTES / buffers - 2 * GAP if buffers else math.inf
+    return Blocks(shape, int(min(LARGEST_BLOCK, bytes_each / 4)))
 
 
 class Scratch:
@@ -162,7 +162,10 @@ def for_each_block(
         with np.errstate(all="ignore"):  # it holds for one thread only
             work()
 
-    helpers = min(thread_count(), len(blocks)) - 1 if len(blocks) > 1 else 0
+    if len(blocks) == 1:
+        work()
+        return results
+    helpers = min(thread_count(), len(blocks)) - 1
     futures = [_pool().submit(help_with_work) for _ in range(helpers)]
     try:
         work()

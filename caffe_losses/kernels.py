@@ -1,7 +1,8 @@
 """The arithmetic of the losses on one block, with no temporaries.
 
 Each loss has a kernel for its value and one for its gradient. What differs between layers that
-share a kernel is the weight that each element gets; `weights.py` makes those.
+share a kernel is the weight that each element gets; `weights.py` makes those. Gradients are written
+to `out`, which also serves as scratch on the way there.
 
 A line `np.operation(..., out=buffer)` carries its mathematical meaning as a comment where the
 expression alone would not show it.
@@ -15,12 +16,20 @@ from caffe_losses.blocks import Scratch, dot
 
 Coefficient = Callable[[np.ndarray], np.ndarray]
 
-ONE = np.float32(1)
-TWO = np.float32(2)
-MINUS_TWO = np.float32(-2)
+# Arrays without axes: NumPy is quicker with them than with its scalars.
+ONE = np.array(1, dtype=np.float32)
+AFTER_ONE = np.array(np.nextafter(np.float32(1), np.float32(2)))
+TWO = np.array(2, dtype=np.float32)
+MINUS_TWO = np.array(-2, dtype=np.float32)
 
 
-def squared_error(
+def squared_error(prediction: np.ndarray, target: np.ndarray, scratch: Scratch) -> float:
+    """Sum of (prediction - target)^2."""
+    difference = np.subtract(prediction, target, out=scratch.take(prediction.shape))
+    return dot(difference, difference)
+
+
+def weighted_squared_error(
     prediction: np.ndarray, target: np.ndarray, weight: np.ndarray, scratch: Scratch
 ) -> float:
     """Sum of weight * (prediction - target)^2."""
@@ -30,32 +39,25 @@ def squared_error(
 
 
 def squared_error_gradient(
-    prediction: np.ndarray,
-    target: np.ndarray,
-    weight: np.ndarray,
-    out: np.ndarray,
-    scratch: Scratch,
+    prediction: np.ndarray, target: np.ndarray, weight: np.ndarray, out: np.ndarray
 ) -> None:
     """weight * (prediction - target), the derivative of half the squared error."""
-    difference = np.subtract(prediction, target, out=scratch.take(prediction.shape))
-    np.multiply(difference, weight, out=out)
+    np.subtract(prediction, target, out=out)
+    out *= weight
 
 
-def twice_softplus_of_minus_magnitude(
-    score: np.ndarray, work: np.ndarray, other: np.ndarray, out: np.ndarray
-) -> np.ndarray:
-    """2 ln(1 + e^-|score|), which is 2 sp(score) but for 2 max(score, 0)."""
-    magnitude = np.absolute(score, out=work)
-    np.negative(magnitude, out=other)
-    exponential = np.exp(other, out=work)
-    shifted = np.add(exponential, ONE, out=other)
-    logarithm = np.log(shifted, out=out)
-    # ln(1 + e) from ln(u), u = 1 + e rounded: what the rounding lost, e - (u - 1), is added back.
-    # Without it every e below 6e-8 would count as nothing.
-    shifted -= ONE
-    exponential -= shifted
-    logarithm += exponential
-    logarithm += logarithm
+def logarithm_of_one_plus(exponential: np.ndarray, work: np.ndarray, out: np.ndarray) -> np.ndarray:
+    """ln(1 + e), right to its last digits also where 1 + e rounds to 1.
+
+    ln(1 + y) / y hardly changes with y, so that it may be taken at a y close to e for which 1 + y
+    is a float32: ln(1 + e) = e ln(1 + y) / y.
+    """
+    # A little more than 1, so that y is not 0.
+    rounded = np.add(exponential, AFTER_ONE, out=work)
+    logarithm = np.log(rounded, out=out)
+    rounded -= ONE
+    logarithm /= rounded
+    logarithm *= exponential
     return logarithm
 
 
@@ -68,13 +70,17 @@ def cross_entropy(
     nothing cancels. `negative` and `positive` write their values into the array they are given.
     """
     first, second, third = (scratch.take(score.shape) for _ in range(3))
-    logarithm = twice_softplus_of_minus_magnitude(score, first, second, out=third)
+    magnitude = np.absolute(score, out=first)
+    np.negative(magnitude, out=second)
+    exponential = np.exp(second, out=first)
+    logarithm = logarithm_of_one_plus(exponential, work=second, out=third)
+    logarithm += logarithm  # twice everything: 2 max(z, 0) is |z| + z
     softplus = np.absolute(score, out=first)
-    softplus += score  # 2 max(score, 0)
+    softplus += score
     softplus += logarithm
     total = dot(negative(second), softplus)
     softplus = np.absolute(score, out=first)
-    softplus -= score  # 2 max(-score, 0)
+    softplus -= score
     softplus += logarithm
     total += dot(positive(second), softplus)
     return total / 2
@@ -87,18 +93,18 @@ def binary_cross_entropy(
     positive_weight: np.ndarray,
     scratch: Scratch,
 ) -> float:
-    """`cross_entropy` for labels of 0 and 1 alone: the sum of weight * sp(z), z = (1 - 2 t) x."""
+    """`cross_entropy` for labels of 0 and 1 alone: the sum of weight * sp(z), z = (1 - 2 t) x.
+
+    Infinite or NaN where e^z overflows, for z above 88.
+    """
     first, second, third = (scratch.take(score.shape) for _ in range(3))
-    logarithm = twice_softplus_of_minus_magnitude(score, first, second, out=third)
-    signed = np.multiply(label, MINUS_TWO, out=first)
-    signed += ONE
-    signed *= score
-    softplus = np.absolute(score, out=second)
-    softplus += signed  # 2 max(z, 0)
-    softplus += logarithm
-    weight = np.multiply(label, positive_weight - negative_weight, out=first)
-    weight += negative_weight
-    return dot(weight, softplus) / 2
+    # x - 2 t x: unlike (1 - 2 t) x it makes a NaN of an infinite score, which e^z could hide.
+    signed = np.multiply(label, score, out=first)
+    signed *= MINUS_TWO
+    signed += score
+    exponential = np.exp(signed, out=second)
+    softplus = logarithm_of_one_plus(exponential, work=first, out=third)
+    return dot(choose(label, negative_weight, positive_weight, out=first), softplus)
 
 
 def cross_entropy_gradient(
@@ -113,16 +119,16 @@ def cross_entropy_gradient(
     Both sigmoids come from one exponential without a subtraction, so that each is right to its last
     digits however small it is: sigmoid(z) = 1 / (1 + e^-z), where e^-z may well be infinite.
     """
-    first, second, third = (scratch.take(score.shape) for _ in range(3))
-    np.negative(score, out=first)
-    exponential = np.exp(first, out=second)
+    first, second = (scratch.take(score.shape) for _ in range(2))
+    np.negative(score, out=out)
+    exponential = np.exp(out, out=first)
     # Not in place: a reciprocal is several times slower when its output is its input.
-    inverse = np.reciprocal(exponential, out=first)
+    inverse = np.reciprocal(exponential, out=out)
     exponential += ONE
     inverse += ONE
-    up = np.divide(negative(third), exponential, out=third)
     down = np.divide(positive(second), inverse, out=second)
-    np.subtract(up, down, out=out)
+    up = np.divide(negative(out), exponential, out=out)
+    up -= down
 
 
 def binary_cross_entropy_gradient(
@@ -134,12 +140,19 @@ def binary_cross_entropy_gradient(
     scratch: Scratch,
 ) -> None:
     """`cross_entropy_gradient` for labels of 0 and 1 alone: +-weight / (1 + e^-z)."""
-    first, second = (scratch.take(score.shape) for _ in range(2))
-    minus_signed = np.multiply(label, TWO, out=first)
+    minus_signed = np.multiply(label, TWO, out=out)
     minus_signed -= ONE
     minus_signed *= score
-    denominator = np.exp(minus_signed, out=second)
+    denominator = np.exp(minus_signed, out=scratch.take(score.shape))
     denominator += ONE
-    weight = np.multiply(label, -(positive_weight + negative_weight), out=first)
-    weight += negative_weight
-    np.divide(weight, denominator, out=out)
+    choose(label, negative_weight, -positive_weight, out=out)
+    out /= denominator
+
+
+def choose(
+    label: np.ndarray, negative: np.ndarray, positive: np.ndarray, out: np.ndarray
+) -> np.ndarray:
+    """`negative` where the label is 0, `positive` where it is 1."""
+    np.multiply(label, positive - negative, out=out)
+    out += negative
+    return out

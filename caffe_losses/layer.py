@@ -19,17 +19,16 @@ Shape = Tuple[int, ...]
 
 
 def reported(method: Callable[..., None]) -> Callable[..., None]:
-    """Lets Caffe call a method: NumPy stays silent, and an error is seen.
+    """Lets the error of a method that Caffe calls be seen.
 
-    The traceback of an error is printed where no Python code is there to receive it.
-    Under `caffe train` Caffe itself calls the method; it then aborts and the message is lost.
+    Its traceback is printed where no Python code is there to receive it: under `caffe train` Caffe
+    itself calls the method; it then aborts and the message is lost.
     """
 
     @functools.wraps(method)
     def call(*arguments: Any) -> None:
         try:
-            with np.errstate(all="ignore"):
-                method(*arguments)
+            method(*arguments)
         except Exception:
             frame = inspect.currentframe()
             if frame is not None and frame.f_back is None:
@@ -80,6 +79,10 @@ class LossLayer(caffe.Layer):
         """Writes loss_weight times the gradient to those differentiable bottoms that want it."""
         raise NotImplementedError
 
+    def views(self, *bottoms: np.ndarray) -> List[np.ndarray]:
+        """The bottoms as (N, C, S), in the `layouts` that check_shapes has set."""
+        return [bottom.reshape(layout) for bottom, layout in zip(bottoms, self.layouts)]
+
     @reported
     def setup(self, bottom: Any, top: Any) -> None:
         self.name = type(self).__name__
@@ -93,6 +96,7 @@ class LossLayer(caffe.Layer):
         self.loss = 0.0
         self.largest_weight = 1.0
         self.shapes: List[Shape] = []
+        self.layouts: List[Shape] = []
 
     @reported
     def reshape(self, bottom: Any, top: Any) -> None:
@@ -120,7 +124,8 @@ class LossLayer(caffe.Layer):
             self.mean_over_ranks(*[0] * self.exchanged_counts)
         else:
             data = [bottom[i].data for i in range(len(bottom))]
-            self.loss = self.compute_loss(*data)
+            with np.errstate(all="ignore"):  # what is not finite is found in the loss
+                self.loss = self.compute_loss(*data)
             self.require_finite_loss(data)
             self.has_seen_a_batch = True
         top[0].data[...] = self.loss
@@ -143,7 +148,9 @@ class LossLayer(caffe.Layer):
                 diff[...] = 0
         if any(wanted[: self.differentiable_bottoms]):
             diffs = diffs[: self.differentiable_bottoms]
-            self.compute_gradient(loss_weight, diffs, *(bottom[i].data for i in range(len(bottom))))
+            data = (bottom[i].data for i in range(len(bottom)))
+            with np.errstate(all="ignore"):
+                self.compute_gradient(loss_weight, diffs, *data)
 
     @classmethod
     def require_bottoms(cls, count: int) -> None:

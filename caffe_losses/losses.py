@@ -4,25 +4,35 @@ All arrays are (N, C, S): batch, channels, positions. Weightings and coefficient
 `weights.py`.
 """
 
+import math
 from functools import partial
 from typing import Any, Tuple
 
 import numpy as np
 
 from caffe_losses import kernels
-from caffe_losses.blocks import Index, Scratch, dot, for_each_block, part, sum_over_blocks
-from caffe_losses.weights import ClassWeights
+from caffe_losses.blocks import Index, Scratch, dot, for_each_block, sum_over_blocks
+from caffe_losses.weights import ClassWeights, CoefficientsOfLabel
 
 # Two sums in float64 and their difference in float32.
 DIFFERENCE_BUFFERS = 5
 
 
-def squared_error(prediction: np.ndarray, target: np.ndarray, weighting: Any) -> float:
+def squared_error(prediction: np.ndarray, target: np.ndarray) -> float:
+    """Half the sum of (x - t)^2."""
+
+    def block_sum(index: Index, scratch: Scratch) -> float:
+        return kernels.squared_error(prediction[index], target[index], scratch)
+
+    return sum_over_blocks(prediction.shape, 1, block_sum) / 2
+
+
+def weighted_squared_error(prediction: np.ndarray, target: np.ndarray, weighting: Any) -> float:
     """Half the sum of w (x - t)^2."""
 
     def block_sum(index: Index, scratch: Scratch) -> float:
         weight = weighting(index, scratch)
-        return kernels.squared_error(prediction[index], target[index], weight, scratch)
+        return kernels.weighted_squared_error(prediction[index], target[index], weight, scratch)
 
     return sum_over_blocks(prediction.shape, 2 + weighting.buffers, block_sum) / 2
 
@@ -34,22 +44,24 @@ def squared_error_gradient(
 
     def write_block(index: Index, scratch: Scratch) -> None:
         weight = weighting(index, scratch)
-        kernels.squared_error_gradient(
-            prediction[index], target[index], weight, out[index], scratch
-        )
+        kernels.squared_error_gradient(prediction[index], target[index], weight, out[index])
 
-    for_each_block(prediction.shape, 1 + weighting.buffers, write_block)
+    for_each_block(prediction.shape, weighting.buffers, write_block)
 
 
 def cross_entropy(score: np.ndarray, coefficients: Any) -> float:
     """The sum of a sp(x) + b sp(-x) for the coefficients a, b; sp(z) = ln(1 + e^z)."""
-
-    def block_sum(index: Index, scratch: Scratch) -> float:
-        negative = partial(coefficients.negative, index, scratch)
-        positive = partial(coefficients.positive, index, scratch)
-        return kernels.cross_entropy(score[index], negative, positive, scratch)
-
+    block_sum = partial(cross_entropy_of_block, score, coefficients)
     return sum_over_blocks(score.shape, 3 + coefficients.buffers, block_sum)
+
+
+def cross_entropy_of_block(
+    score: np.ndarray, coefficients: Any, index: Index, scratch: Scratch
+) -> float:
+    """`cross_entropy` of one block."""
+    negative = partial(coefficients.negative, index, scratch)
+    positive = partial(coefficients.positive, index, scratch)
+    return kernels.cross_entropy(score[index], negative, positive, scratch)
 
 
 def cross_entropy_gradient(score: np.ndarray, coefficients: Any, out: np.ndarray) -> None:
@@ -60,15 +72,21 @@ def cross_entropy_gradient(score: np.ndarray, coefficients: Any, out: np.ndarray
         positive = partial(coefficients.positive, index, scratch)
         kernels.cross_entropy_gradient(score[index], negative, positive, out[index], scratch)
 
-    for_each_block(score.shape, 3 + coefficients.buffers, write_block)
+    for_each_block(score.shape, 2 + coefficients.buffers, write_block)
 
 
 def binary_cross_entropy(score: np.ndarray, label: np.ndarray, weights: ClassWeights) -> float:
     """`cross_entropy` of labels that are all 0 or 1, in fewer passes."""
+    coefficients = CoefficientsOfLabel(label, weights)
 
     def block_sum(index: Index, scratch: Scratch) -> float:
-        negative, positive = part(weights.negative, index), part(weights.positive, index)
-        return kernels.binary_cross_entropy(score[index], label[index], negative, positive, scratch)
+        total = kernels.binary_cross_entropy(
+            score[index], label[index], *weights.at(index), scratch
+        )
+        if not math.isfinite(total):  # scores that are wrong by more than 88
+            scratch.release()
+            total = cross_entropy_of_block(score, coefficients, index, scratch)
+        return total
 
     return sum_over_blocks(score.shape, 3, block_sum)
 
@@ -79,12 +97,11 @@ def binary_cross_entropy_gradient(
     """`cross_entropy_gradient` of labels that are all 0 or 1, in fewer passes."""
 
     def write_block(index: Index, scratch: Scratch) -> None:
-        negative, positive = part(weights.negative, index), part(weights.positive, index)
         kernels.binary_cross_entropy_gradient(
-            score[index], label[index], negative, positive, out[index], scratch
+            score[index], label[index], *weights.at(index), out[index], scratch
         )
 
-    for_each_block(score.shape, 2, write_block)
+    for_each_block(score.shape, 1, write_block)
 
 
 def channel_sum_difference(

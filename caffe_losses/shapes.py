@@ -25,23 +25,25 @@ def flat(array: np.ndarray) -> np.ndarray:
     return array.reshape(1, 1, array.size)
 
 
-def as_batch_channel_position(array: np.ndarray) -> np.ndarray:
-    """The (N, C, S) view of a blob with any number of axes."""
-    shape = array.shape + (1,) * (2 - array.ndim)
-    return array.reshape(shape[0], shape[1], product(shape[2:]))
+def one_row(shape: Shape) -> Shape:
+    """The (1, 1, S) shape of a blob, for losses that treat all elements alike."""
+    return 1, 1, product(shape)
 
 
-def in_the_layout_of(array: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """The (N, C, S) view of an array that has the reference's layout, axes of size 1 apart."""
-    return as_batch_channel_position(array.reshape(reference.shape))
+def row_of_each_image(shape: Shape) -> Shape:
+    """The (N, 1, S) shape of a blob, for losses that treat all elements of an image alike."""
+    return product(shape[:1]), 1, product(shape[1:])
 
 
-def mask_view(mask: np.ndarray, reference: np.ndarray) -> np.ndarray:
-    """The (N, C, S) view of a mask, with C = 1 where the mask holds for all channels."""
-    if same_layout(mask.shape, reference.shape):
-        return in_the_layout_of(mask, reference)
-    batch, _, positions = as_batch_channel_position(reference).shape
-    return mask.reshape(batch, 1, positions)
+def batch_channel_position(shape: Shape) -> Shape:
+    """The (N, C, S) shape of a blob with any number of axes."""
+    return product(shape[:1]), product(shape[1:2]), product(shape[2:])
+
+
+def layout_of_mask(mask: Shape, reference: Shape) -> Shape:
+    """The (N, C, S) shape of a mask, with C = 1 where the mask holds for all channels."""
+    batch, channels, positions = batch_channel_position(reference)
+    return batch, channels if same_layout(mask, reference) else 1, positions
 
 
 def same_layout(first: Shape, second: Shape) -> bool:

@@ -3,49 +3,46 @@
 A weighting is called with the index of a block and scratch memory, and returns an array that
 broadcasts against that block; coefficients do so for each of the two terms of a cross-entropy, into
 an array that they are given. `buffers` says how much scratch they need beyond that. Weights of
-classes follow a mask or label: > 0 is
-positive, = 0 negative, < 0 ignored. Where weights differ between images they include the
-normalization, so that the loss is a plain sum over elements.
+classes follow a mask or label: > 0 is positive, = 0 negative, < 0 ignored. Where weights differ
+between images they include the normalization, so that the loss is a plain sum over elements.
 """
 
-from typing import Any, Callable, NamedTuple, Optional, Tuple
+from typing import Any, Callable, Iterable, Iterator, List, Optional, Tuple
 
 import numpy as np
 
 from caffe_losses.blocks import Index, Scratch, Shape, for_each_block, part
+from caffe_losses.kernels import ONE, choose
 from caffe_losses.shapes import product
 
-ONE = np.float32(1)
+# Two arrays of booleans.
+BUFFERS_OF_CLASSES = 0.5
 
 BlockClasses = Tuple[np.ndarray, np.ndarray]
-
-# How many positions of each image are positive and negative, shape (N,).
-ClassCounts = NamedTuple("ClassCounts", [("positive", np.ndarray), ("negative", np.ndarray)])
 
 
 class ClassWeights:
     """What a positive and a negative element weigh: float32 arrays that broadcast to (N, C, S)."""
 
-    def __init__(self, positive: np.ndarray, negative: np.ndarray) -> None:
-        self.positive = positive
-        self.negative = negative
+    def __init__(self, both: Any) -> None:
+        # Float64 operands would make NumPy compute whole blocks in float64.
+        self.both = np.asarray(both, dtype=np.float32)
+        self.positive, self.negative = self.both
 
     def times(self, scale: float) -> "ClassWeights":
         """These weights multiplied by a number."""
-        factor = np.float32(scale)
-        return ClassWeights(self.positive * factor, self.negative * factor)
+        return ClassWeights(self.both * np.float32(scale))
+
+    def at(self, index: Index) -> Tuple[np.ndarray, np.ndarray]:
+        """What a negative and a positive element of a block weigh."""
+        return part(self.negative, index), part(self.positive, index)
 
     def differ_linearly(self) -> bool:
         """Whether negative + (positive - negative) is precisely positive, to a few digits.
 
         Where the positive weight is far smaller, the sum has lost it.
         """
-        return bool((8 * np.abs(self.positive) >= np.abs(self.negative)).all())
-
-
-def as_weight(values: np.ndarray) -> np.ndarray:
-    """Float32; float64 operands would make NumPy compute whole blocks in float64."""
-    return np.asarray(values, dtype=np.float32)
+        return bool((8 * self.positive >= self.negative).all())
 
 
 class ClassesOfMask:
@@ -87,17 +84,43 @@ class ClassesOfTarget:
         return positive, np.logical_not(positive, out=nonzero)
 
 
-def count_classes(classes: Any) -> ClassCounts:
-    """How many positions of each image are positive and negative."""
+def count_classes(classes: Any) -> np.ndarray:
+    """How many positions of each image are positive and how many negative, shape (2, N)."""
+    return count_members(classes.shape, 2, classes)
 
-    def count(index: Index, scratch: Scratch) -> Tuple[slice, Any, Any]:
-        positive, negative = classes(index, scratch)
-        return index[0], count_each(positive), count_each(negative)
 
-    counts = ClassCounts(np.zeros(classes.shape[0]), np.zeros(classes.shape[0]))
-    for images, positive, negative in for_each_block(classes.shape, 1, count):
-        counts.positive[images] += positive
-        counts.negative[images] += negative
+def count_binary(label: np.ndarray) -> Optional[np.ndarray]:
+    """`count_classes` of a label or mask that is 0 or 1 everywhere; None for any other."""
+    counts = count_values(label, 1, 0)
+    return counts if counts.sum() == label.size else None
+
+
+def count_values(array: np.ndarray, *values: float) -> np.ndarray:
+    """How many elements of each image have each of the values, shape (values, N)."""
+
+    def equal(index: Index, scratch: Scratch) -> Iterator[np.ndarray]:
+        block = array[index]
+        found = scratch.take(block.shape, np.bool_)
+        return (np.equal(block, value, out=found) for value in values)
+
+    return count_members(array.shape, len(values), equal)
+
+
+def count_members(
+    shape: Shape, kinds: int, members: Callable[[Index, Scratch], Iterable[np.ndarray]]
+) -> np.ndarray:
+    """How many members of each kind each image has, shape (kinds, N).
+
+    `members` tells which elements of a block are, in an array of booleans for each kind.
+    """
+
+    def count(index: Index, scratch: Scratch) -> Tuple[slice, List[Any]]:
+        return index[0], [count_each(kind) for kind in members(index, scratch)]
+
+    counts = np.zeros((kinds, shape[0]))
+    for images, numbers in for_each_block(shape, BUFFERS_OF_CLASSES, count):
+        for kind, number in zip(counts, numbers):
+            kind[images] += number
     return counts
 
 
@@ -108,22 +131,6 @@ def count_each(members: np.ndarray) -> Any:
     return np.count_nonzero(members.reshape(len(members), -1), axis=1)
 
 
-def count_unequal(array: np.ndarray, value: float) -> int:
-    """The number of elements that differ from a value."""
-
-    def count(index: Index, scratch: Scratch) -> int:
-        block = array[index]
-        differs = np.not_equal(block, value, out=scratch.take(block.shape, np.bool_))
-        return int(np.count_nonzero(differs))
-
-    return sum(for_each_block(array.shape, 1, count))
-
-
-def is_binary(label: np.ndarray, zeros: int) -> bool:
-    """Whether every label is 0 or 1, given how many are 0."""
-    return zeros == count_unequal(label, 1)
-
-
 def normalizer(normalization: str, batch: float, count: float, valid: float) -> float:
     """What the sum is divided by, as Caffe's LossParameter means it; 1 where that would be 0."""
     divisors = {"NONE": 1, "FULL": count, "VALID": valid, "BATCH_SIZE": batch}
@@ -131,7 +138,7 @@ def normalizer(normalization: str, batch: float, count: float, valid: float) -> 
 
 
 def class_weights(
-    counts: ClassCounts,
+    counts: np.ndarray,
     shape: Shape,
     repeats: int,
     balance: str,
@@ -140,31 +147,26 @@ def class_weights(
 ) -> ClassWeights:
     """The weight of a positive and a negative position in each image, normalization included.
 
-    With P and Q positive and negative positions a positive one weighs Q / (P + Q), a negative one
-    P / (P + Q): the two classes then weigh the same, and nothing where one of them is missing.
-    `repeats` is the number of elements at each position.
+    With P and Q positive and negative positions, the `counts`, a positive one weighs Q / (P + Q), a
+    negative one P / (P + Q): the two classes then weigh the same, and nothing where one of them is
+    missing. `repeats` is the number of elements at each position.
     """
-    batch, count, positives, negatives = mean_over_ranks(
-        shape[0], product(shape), counts.positive.sum(), counts.negative.sum()
-    )
-    positive, negative = counts
+    batch, count, *totals = mean_over_ranks(shape[0], product(shape), *counts.sum(axis=1))
     if balance == "batch":
-        positive, negative = (np.full(shape[0], total) for total in (positives, negatives))
+        counts = np.repeat([totals], shape[0], axis=0).T
+    positive, negative = counts
     if balance == "none":
-        positive_weight = negative_weight = np.ones(shape[0])
+        weights = np.ones_like(counts)
     else:
-        present = np.maximum(positive + negative, 1)
-        positive_weight, negative_weight = negative / present, positive / present
+        weights = counts[::-1] / np.maximum(positive + negative, 1.0)
     if normalization == "WEIGHT":
-        total = repeats * (positive_weight * positive + negative_weight * negative)
-        divisor = total if balance == "batch" else batch * total
+        divisor = weights[0] * positive + weights[1] * negative
+        divisor *= repeats if balance == "batch" else repeats * batch
+        divisor[divisor == 0] = np.inf  # nothing weighs anything
     else:
-        valid = repeats * (positives + negatives)
-        divisor = np.full(shape[0], normalizer(normalization, batch, count, valid))
-    # Where nothing weighs anything there is nothing to divide.
-    scale = np.where(divisor > 0, 1 / np.maximum(divisor, np.finfo(np.float64).tiny), 0)
-    weights = (scale * weight for weight in (positive_weight, negative_weight))
-    return ClassWeights(*(as_weight(weight.reshape(-1, 1, 1)) for weight in weights))
+        divisor = normalizer(normalization, batch, count, repeats * sum(totals))
+    weights /= divisor
+    return ClassWeights(weights.reshape(2, -1, 1, 1))
 
 
 class WeightOfClasses:
@@ -176,8 +178,7 @@ class WeightOfClasses:
     def __init__(self, classes: Any, weights: ClassWeights, repeats: int = 1) -> None:
         self.classes = classes
         self.weights = weights
-        # What else is needed on the way is free before more is taken.
-        self.buffers = 1 / repeats
+        self.buffers = (2 + BUFFERS_OF_CLASSES) / repeats
 
     def __call__(
         self, index: Index, scratch: Scratch, out: Optional[np.ndarray] = None
@@ -200,6 +201,20 @@ def weigh(members: np.ndarray, weight: np.ndarray, out: np.ndarray) -> np.ndarra
     return out
 
 
+class WeightOfBinary:
+    """`WeightOfClasses` of a mask that is 0 or 1 everywhere, in fewer passes."""
+
+    def __init__(self, mask: np.ndarray, weights: ClassWeights, repeats: int) -> None:
+        self.mask = mask
+        self.weights = weights
+        self.buffers = 1 / repeats
+
+    def __call__(self, index: Index, scratch: Scratch) -> np.ndarray:
+        mask = part(self.mask, index)
+        negative, positive = self.weights.at(index)
+        return choose(mask, negative, positive, out=scratch.take(mask.shape))
+
+
 class Constant:
     """The same weight for every element."""
 
@@ -215,7 +230,7 @@ class Constant:
 class CoefficientsOfClasses:
     """What sp(score) and sp(-score) are multiplied with: w (1 - t) and w t for the label t."""
 
-    buffers = 2  # two of booleans and one of floats
+    buffers = 1 + BUFFERS_OF_CLASSES
 
     def __init__(self, label: np.ndarray, weights: ClassWeights) -> None:
         self.label = label
@@ -225,7 +240,7 @@ class CoefficientsOfClasses:
         mark = scratch.taken
         weight = self.weight(index, scratch, out)
         # Not w - w t, of which little is left for soft labels near 1.
-        weight *= np.subtract(1, self.label[index], out=scratch.take(weight.shape))
+        weight *= np.subtract(ONE, self.label[index], out=scratch.take(weight.shape))
         scratch.release(mark)
         return weight
 

@@ -35,6 +35,14 @@ def hard(random: np.random.RandomState, shape: Sequence[int]) -> Array:
     return (random.rand(*shape) < 0.3).astype(np.float32)
 
 
+def mostly_one(random: np.random.RandomState, shape: Sequence[int]) -> Array:
+    return (random.rand(*shape) < 0.97).astype(np.float32)
+
+
+def hard_of_positions(random: np.random.RandomState, shape: Sequence[int]) -> Array:
+    return hard(random, (shape[0], 1, *shape[2:]))
+
+
 def soft(random: np.random.RandomState, shape: Sequence[int]) -> Array:
     return random.rand(*shape).astype(np.float32)
 
@@ -103,8 +111,12 @@ LOSSES = [
     *weighted_euclidean({**PAIR, "mask": mask_of_positions}, {}, *BALANCES),
     *weighted_euclidean({**PAIR, "mask": mask_without_channels}, {}, {"balance": "batch"}),
     *weighted_euclidean({**PAIR, "mask": with_ignored}, {}, {"normalization": "VALID"}),
+    *weighted_euclidean({**PAIR, "mask": hard_of_positions}, {}, *BALANCES),
+    *weighted_euclidean({**PAIR, "mask": hard}, {}, {"balance": "batch"}),
+    *weighted_euclidean({**PAIR, "mask": mostly_one}, {}, {"normalization": "BATCH_SIZE"}),
     *weighted_euclidean({"prediction": normal, "target": sparse}, {}, *BALANCES),
     *balanced_cross_entropy({"score": normal, "label": hard}, {}, *BALANCES),
+    *balanced_cross_entropy({"score": normal, "label": mostly_one}, {}, {"balance": "batch"}),
     *balanced_cross_entropy({"score": normal, "label": with_ignored}, {}, *BALANCES),
     *balanced_cross_entropy({"score": normal, "label": soft}, {}, {"check_labels": "never"}),
     *weighted_cross_entropy(

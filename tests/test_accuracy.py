@@ -65,7 +65,7 @@ def test_cross_entropy_of_scores_of_any_size(row, scale, arranged):
     assert (np.abs(gradients["score"][~normal]) < 200 * SMALLEST_NORMAL).all()
 
 
-@pytest.mark.parametrize("score", [-5, 0, 1e-3, 5, 17])
+@pytest.mark.parametrize("score", [-87, -17, -16.6, -8.3, -5, -1, 0, 1e-3, 5, 17, 60, 88, 89])
 def test_a_blob_of_equal_scores(score):
     """Every addition of the sum then rounds the same way, which no average takes out."""
     row = rows_of("SigmoidCrossEntropyWeightLossLayer", cls_weight=100)[0]
