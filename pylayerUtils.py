@@ -164,9 +164,8 @@ class WeightedEuclideanLossLayer(LossLayer):
             self.mean_over_ranks,
         )
         self.binary = binary and self.weights.differ_linearly()
-        return losses.weighted_squared_error(
-            prediction, target, self.weighting(classes, self.weights)
-        )
+        root = self.weighting(classes, self.weights.roots())
+        return losses.weighted_squared_error(prediction, target, root)
 
     def compute_gradient(
         self, loss_weight: float, diffs: List[Optional[np.ndarray]], *bottoms: np.ndarray

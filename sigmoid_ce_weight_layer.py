@@ -36,7 +36,6 @@ from caffe_losses.values import raise_for_labels, value_range
 from caffe_losses.weights import (
     ClassWeights,
     CoefficientsOfLabel,
-    count_binary,
     count_values,
     normalizer,
 )
@@ -110,11 +109,6 @@ class SigmoidCrossEntropyWeightLossLayer(LossLayer):
     def compute_loss(self, *bottoms: np.ndarray) -> float:
         score, label, *weight = self.views(*bottoms)
         ignore_label = self.settings["ignore_label"]
-        binary = count_binary(label) is not None
-        if not binary and self.check_is_due():
-            smallest, largest = value_range(label, ignore_label)
-            if not (smallest >= 0 and largest <= 1):
-                self.raise_for_labels(bottoms[1])
         self.largest_weight = max(1.0, *self.settings["cls_weight"])
         if weight:
             self.largest_weight *= max(map(abs, value_range(weight[0])))
@@ -123,11 +117,16 @@ class SigmoidCrossEntropyWeightLossLayer(LossLayer):
             batch_size(bottoms[0]), label.size, label.size - ignored
         )
         self.divisor = normalizer(self.settings["normalization"], batch, count, valid)
-        plain = ignore_label is None and not weight
-        self.binary = binary and plain and self.weights.differ_linearly()
-        if self.binary:
-            return losses.binary_cross_entropy(score, label, self.weights) / self.divisor
-        return losses.cross_entropy(score, self.coefficients(1, label, *weight)) / self.divisor
+        if ignore_label is None and not weight and self.weights.differ_linearly():
+            total, self.binary = losses.cross_entropy_of_labels(score, label, self.weights)
+        else:
+            total = losses.cross_entropy(score, self.coefficients(1, label, *weight))
+            self.binary = False
+        if not self.binary and self.check_is_due():
+            smallest, largest = value_range(label, ignore_label)
+            if not (smallest >= 0 and largest <= 1):
+                self.raise_for_labels(bottoms[1])
+        return total / self.divisor
 
     def raise_for_labels(self, label: np.ndarray) -> None:
         """Raises for labels that are neither in [0, 1] nor ignored."""

@@ -3,10 +3,15 @@
 A contestant is a pair of functions, forward and backward, over inputs that are all the same.
 """
 
+import ctypes
+import functools
 import json
+import os
+import shutil
+import subprocess
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Callable, Dict, NamedTuple, Sequence, Tuple
+from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import caffe
 import numpy as np
@@ -181,11 +186,13 @@ def textbook_channel_sum(inputs: Dict[str, Array]) -> Contestant:
     )
 
 
-def torch_cross_entropy(inputs: Dict[str, Array]) -> Contestant:
+def torch_cross_entropy(net: caffe.Net) -> Optional[Contestant]:
     """PyTorch's BCEWithLogitsLoss with pos_weight, summed, on as many threads."""
-    import torch
-
-    score, label = (torch.from_numpy(array.copy()) for array in inputs.values())
+    try:
+        import torch
+    except ImportError:
+        return None
+    score, label = (torch.from_numpy(net.blobs[name].data.copy()) for name in "xt")
     score.requires_grad_()
     loss_of = torch.nn.BCEWithLogitsLoss(reduction="sum", pos_weight=torch.tensor(10.0))
     state: Dict[str, Any] = {}
@@ -201,6 +208,61 @@ def torch_cross_entropy(inputs: Dict[str, Array]) -> Contestant:
     return Contestant(forward, backward)
 
 
+@functools.lru_cache()
+def compiled(name: str) -> Optional[ctypes.CDLL]:
+    """The library made of a C file beside this one; None where there is no C compiler."""
+    compiler = shutil.which("cc")
+    if compiler is None:
+        return None
+    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".c")
+    with tempfile.TemporaryDirectory() as folder:
+        library = os.path.join(folder, name + ".so")
+        # Vector forms of expf and logf come with -ffast-math; it must not reorder 1 + e - 1.
+        flags = "-O3 -march=native -fopenmp -ffast-math -fno-associative-math -shared -fPIC".split()
+        subprocess.check_call([compiler, *flags, source, "-o", library, "-lm"])
+        return ctypes.CDLL(library)
+
+
+def fused(net: caffe.Net, loss: str, weight: float) -> Optional[Contestant]:
+    """The two functions of fused.c that compute a loss with this weight and its gradient."""
+    library = compiled("fused")
+    if library is None:
+        return None
+    array = np.ctypeslib.ndpointer(np.float32, flags="C_CONTIGUOUS")
+    value, gradient = library[loss], library[loss + "_gradient"]
+    value.restype = ctypes.c_double
+    value.argtypes = [array, array, ctypes.c_float, ctypes.c_long]
+    gradient.argtypes = [array, array, ctypes.c_float, array, ctypes.c_long]
+    prediction, target = (net.blobs[name].data for name in "xt")
+    out = net.blobs["x"].diff
+    loss_of_layer = float(net.forward()["loss"])
+    np.testing.assert_allclose(
+        value(prediction, target, weight, prediction.size), loss_of_layer, rtol=1e-5
+    )
+
+    def on_threads(work: Callable[[], Any]) -> Callable[[], Any]:
+        def run() -> Any:
+            library.omp_set_num_threads(thread_count())
+            return work()
+
+        return run
+
+    return Contestant(
+        on_threads(lambda: value(prediction, target, weight, prediction.size)),
+        on_threads(lambda: gradient(prediction, target, weight, out, out.size)),
+    )
+
+
+def fused_cross_entropy(net: caffe.Net) -> Optional[Contestant]:
+    """Weighted sigmoid cross-entropy, compiled."""
+    return fused(net, "cross_entropy", 10)
+
+
+def fused_euclidean(net: caffe.Net) -> Optional[Contestant]:
+    """Euclidean loss, compiled."""
+    return fused(net, "squared_error", 1 / net.blobs["x"].num)
+
+
 FIXED_SUM = """layer {{ name: "{0}" type: "Convolution" bottom: "{1}" top: "{0}"
   param {{ lr_mult: 0 }} convolution_param {{ num_output: 1 kernel_size: 1 bias_term: false
     weight_filler {{ type: "constant" value: 1 }} }} }}
@@ -213,7 +275,13 @@ SUMS_AND_EUCLIDEAN = (
 
 Loss = NamedTuple(
     "Loss",
-    [("layer", str), ("native", str), ("textbook", Callable), ("draw", Callable), ("torch", bool)],
+    [
+        ("layer", str),
+        ("native", str),
+        ("textbook", Callable),
+        ("draw", Callable),
+        ("others", Dict[str, Callable]),
+    ],
 )
 
 
@@ -244,35 +312,35 @@ LOSSES = {
         NATIVE_CROSS_ENTROPY,
         textbook_cross_entropy,
         draw_labels,
-        True,
+        {"PyTorch": torch_cross_entropy, "fused C": fused_cross_entropy},
     ),
     "balanced cross-entropy": Loss(
         loss_layer("pylayerUtils.WeightedSigmoidCrossEntropyLossLayer", "xt"),
         NATIVE_CROSS_ENTROPY,
         textbook_balanced_cross_entropy,
         draw_labels,
-        False,
+        {},
     ),
     "weighted Euclidean": Loss(
         loss_layer("pylayerUtils.WeightedEuclideanLossLayer", "xtm"),
         NATIVE_EUCLIDEAN,
         textbook_weighted_euclidean,
         draw_masked,
-        False,
+        {},
     ),
     "Euclidean": Loss(
         loss_layer("pylayerUtils.EuclideanLossLayer", "xt"),
         NATIVE_EUCLIDEAN,
         textbook_euclidean,
         draw_pair,
-        False,
+        {"fused C": fused_euclidean},
     ),
     "channel sum": Loss(
         loss_layer("pylayerUtils.ChannelSumEuclideanLossLayer", "xt"),
         SUMS_AND_EUCLIDEAN,
         textbook_channel_sum,
         draw_pair,
-        False,
+        {},
     ),
 }  # type: Dict[str, Loss]
 
@@ -286,16 +354,9 @@ def contestants(loss: Loss, inputs: Dict[str, Array]) -> Dict[str, Contestant]:
         "native": caffe_layers(net_of(loss.native, pair)),
         "textbook": loss.textbook(inputs),
     }
-    if loss.torch and has_torch():
-        entries["PyTorch"] = torch_cross_entropy(inputs)
+    for name, other in loss.others.items():
+        contestant = other(net)
+        if contestant is not None:
+            entries[name] = contestant
     entries["floor"] = floor(net)
     return entries
-
-
-def has_torch() -> bool:
-    """Whether PyTorch is installed."""
-    try:
-        import torch  # noqa: F401
-    except ImportError:
-        return False
-    return True

@@ -71,8 +71,13 @@ class Blocks:
 
 
 def even(length: int, most: int) -> int:
-    """The length of equal parts, none longer than `most`, that a length is cut into."""
+    """The length of equal parts, none longer than `most`, that a length is cut into.
+
+    Of several it makes an even number, so that two threads end together.
+    """
     parts = -(-length // max(most, 1))
+    if parts > 1:
+        parts += parts % 2
     return -(-length // max(parts, 1))
 
 

@@ -17,6 +17,7 @@ from caffe_losses.blocks import Scratch, dot
 Coefficient = Callable[[np.ndarray], np.ndarray]
 
 # Arrays without axes: NumPy is quicker with them than with its scalars.
+ZERO = np.array(0, dtype=np.float32)
 ONE = np.array(1, dtype=np.float32)
 AFTER_ONE = np.array(np.nextafter(np.float32(1), np.float32(2)))
 TWO = np.array(2, dtype=np.float32)
@@ -30,12 +31,12 @@ def squared_error(prediction: np.ndarray, target: np.ndarray, scratch: Scratch) 
 
 
 def weighted_squared_error(
-    prediction: np.ndarray, target: np.ndarray, weight: np.ndarray, scratch: Scratch
+    prediction: np.ndarray, target: np.ndarray, root: np.ndarray, scratch: Scratch
 ) -> float:
-    """Sum of weight * (prediction - target)^2."""
+    """Sum of weight * (prediction - target)^2, given the square root of the weight."""
     difference = np.subtract(prediction, target, out=scratch.take(prediction.shape))
-    weighted = np.multiply(difference, weight, out=scratch.take(prediction.shape))
-    return dot(weighted, difference)
+    difference *= root
+    return dot(difference, difference)
 
 
 def squared_error_gradient(
@@ -147,6 +148,16 @@ def binary_cross_entropy_gradient(
     denominator += ONE
     choose(label, negative_weight, -positive_weight, out=out)
     out /= denominator
+
+
+def is_binary(label: np.ndarray, scratch: Scratch) -> bool:
+    """Whether every label is 0 or 1."""
+    mark = scratch.taken
+    equal = scratch.take(label.shape, np.bool_)
+    members = np.count_nonzero(np.equal(label, ONE, out=equal))
+    members += np.count_nonzero(np.equal(label, ZERO, out=equal))
+    scratch.release(mark)
+    return bool(members == label.size)
 
 
 def choose(

@@ -27,14 +27,15 @@ def squared_error(prediction: np.ndarray, target: np.ndarray) -> float:
     return sum_over_blocks(prediction.shape, 1, block_sum) / 2
 
 
-def weighted_squared_error(prediction: np.ndarray, target: np.ndarray, weighting: Any) -> float:
-    """Half the sum of w (x - t)^2."""
+def weighted_squared_error(prediction: np.ndarray, target: np.ndarray, root: Any) -> float:
+    """Half the sum of w (x - t)^2; `root` is the weighting by the square root of w."""
 
     def block_sum(index: Index, scratch: Scratch) -> float:
-        weight = weighting(index, scratch)
-        return kernels.weighted_squared_error(prediction[index], target[index], weight, scratch)
+        return kernels.weighted_squared_error(
+            prediction[index], target[index], root(index, scratch), scratch
+        )
 
-    return sum_over_blocks(prediction.shape, 2 + weighting.buffers, block_sum) / 2
+    return sum_over_blocks(prediction.shape, 1 + root.buffers, block_sum) / 2
 
 
 def squared_error_gradient(
@@ -77,18 +78,41 @@ def cross_entropy_gradient(score: np.ndarray, coefficients: Any, out: np.ndarray
 
 def binary_cross_entropy(score: np.ndarray, label: np.ndarray, weights: ClassWeights) -> float:
     """`cross_entropy` of labels that are all 0 or 1, in fewer passes."""
+    block_sum = partial(binary_cross_entropy_of_block, score, label, weights)
+    return sum_over_blocks(score.shape, 3, block_sum)
+
+
+def binary_cross_entropy_of_block(
+    score: np.ndarray, label: np.ndarray, weights: ClassWeights, index: Index, scratch: Scratch
+) -> float:
+    """`binary_cross_entropy` of one block."""
+    total = kernels.binary_cross_entropy(score[index], label[index], *weights.at(index), scratch)
+    if not math.isfinite(total):  # scores that are wrong by more than 88
+        scratch.release()
+        coefficients = CoefficientsOfLabel(label, weights)
+        total = cross_entropy_of_block(score, coefficients, index, scratch)
+    return total
+
+
+def cross_entropy_of_labels(
+    score: np.ndarray, label: np.ndarray, weights: ClassWeights
+) -> Tuple[float, bool]:
+    """`cross_entropy` of labels from 0 to 1, and whether all of them are 0 or 1.
+
+    Each block in which all are takes fewer passes.
+    """
     coefficients = CoefficientsOfLabel(label, weights)
+    binary = []
 
     def block_sum(index: Index, scratch: Scratch) -> float:
-        total = kernels.binary_cross_entropy(
-            score[index], label[index], *weights.at(index), scratch
-        )
-        if not math.isfinite(total):  # scores that are wrong by more than 88
-            scratch.release()
-            total = cross_entropy_of_block(score, coefficients, index, scratch)
-        return total
+        is_binary = kernels.is_binary(label[index], scratch)
+        binary.append(is_binary)
+        if is_binary:
+            return binary_cross_entropy_of_block(score, label, weights, index, scratch)
+        return cross_entropy_of_block(score, coefficients, index, scratch)
 
-    return sum_over_blocks(score.shape, 3, block_sum)
+    total = sum_over_blocks(score.shape, 3, block_sum)
+    return total, all(binary)
 
 
 def binary_cross_entropy_gradient(

@@ -11,7 +11,7 @@ from typing import Any, Callable, Iterable, Iterator, List, Optional, Tuple
 
 import numpy as np
 
-from caffe_losses.blocks import Index, Scratch, Shape, for_each_block, part
+from caffe_losses.blocks import SHORTEST_ROW, Index, Scratch, Shape, for_each_block, part
 from caffe_losses.kernels import ONE, choose
 from caffe_losses.shapes import product
 
@@ -32,6 +32,10 @@ class ClassWeights:
     def times(self, scale: float) -> "ClassWeights":
         """These weights multiplied by a number."""
         return ClassWeights(self.both * np.float32(scale))
+
+    def roots(self) -> "ClassWeights":
+        """The square roots of these weights."""
+        return ClassWeights(np.sqrt(self.both))
 
     def at(self, index: Index) -> Tuple[np.ndarray, np.ndarray]:
         """What a negative and a positive element of a block weigh."""
@@ -126,9 +130,10 @@ def count_members(
 
 def count_each(members: np.ndarray) -> Any:
     """The number of true elements in each image of a block."""
-    if len(members) == 1:  # counting without an axis is several times faster
-        return np.count_nonzero(members)
-    return np.count_nonzero(members.reshape(len(members), -1), axis=1)
+    rows = members.reshape(len(members), -1)
+    if rows.shape[1] < SHORTEST_ROW and len(rows) > 1:
+        return np.count_nonzero(rows, axis=1)
+    return [np.count_nonzero(row) for row in rows]  # several times faster
 
 
 def normalizer(normalization: str, batch: float, count: float, valid: float) -> float:
