@@ -141,7 +141,7 @@ class WeightedEuclideanLossLayer(LossLayer):
     def weighting(self, classes: Any, weights: ClassWeights) -> Any:
         """The weight of each position, by blocks."""
         if self.binary:
-            return WeightOfBinary(classes.mask, weights, self.repeats)
+            return WeightOfBinary(classes.mask, weights.positive, weights.negative, self.repeats)
         return WeightOfClasses(classes, weights, self.repeats)
 
     def compute_loss(self, *bottoms: np.ndarray) -> float:

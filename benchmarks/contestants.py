@@ -223,44 +223,51 @@ def compiled(name: str) -> Optional[ctypes.CDLL]:
         return ctypes.CDLL(library)
 
 
-def fused(net: caffe.Net, loss: str, weight: float) -> Optional[Contestant]:
-    """The two functions of fused.c that compute a loss with this weight and its gradient."""
+def fused(net: caffe.Net, loss: str, *numbers: float) -> Optional[Contestant]:
+    """The two functions of fused.c that compute a loss of the net's inputs and its gradient."""
     library = compiled("fused")
     if library is None:
         return None
-    array = np.ctypeslib.ndpointer(np.float32, flags="C_CONTIGUOUS")
+    arrays = [net.blobs[name].data for name in net.inputs]
+    pointer = np.ctypeslib.ndpointer(np.float32, flags="C_CONTIGUOUS")
+    kinds = {float: ctypes.c_float, int: ctypes.c_long}
     value, gradient = library[loss], library[loss + "_gradient"]
     value.restype = ctypes.c_double
-    value.argtypes = [array, array, ctypes.c_float, ctypes.c_long]
-    gradient.argtypes = [array, array, ctypes.c_float, array, ctypes.c_long]
-    prediction, target = (net.blobs[name].data for name in "xt")
-    out = net.blobs["x"].diff
-    loss_of_layer = float(net.forward()["loss"])
-    np.testing.assert_allclose(
-        value(prediction, target, weight, prediction.size), loss_of_layer, rtol=1e-5
-    )
+    value.argtypes = [pointer] * len(arrays) + [kinds[type(number)] for number in numbers]
+    gradient.argtypes = [*value.argtypes, pointer]
 
-    def on_threads(work: Callable[[], Any]) -> Callable[[], Any]:
-        def run() -> Any:
-            library.omp_set_num_threads(thread_count())
-            return work()
+    def forward() -> float:
+        library.omp_set_num_threads(thread_count())
+        return value(*arrays, *numbers)
 
-        return run
+    def backward() -> None:
+        library.omp_set_num_threads(thread_count())
+        gradient(*arrays, *numbers, net.blobs["x"].diff)
 
-    return Contestant(
-        on_threads(lambda: value(prediction, target, weight, prediction.size)),
-        on_threads(lambda: gradient(prediction, target, weight, out, out.size)),
-    )
+    layer = caffe_layers(net)
+    layer.forward()
+    np.testing.assert_allclose(forward(), float(net.blobs["loss"].data), rtol=1e-5)
+    layer.backward()
+    expected = net.blobs["x"].diff.copy()
+    backward()
+    np.testing.assert_allclose(net.blobs["x"].diff, expected, rtol=1e-4, atol=1e-30)
+    return Contestant(forward, backward)
 
 
 def fused_cross_entropy(net: caffe.Net) -> Optional[Contestant]:
     """Weighted sigmoid cross-entropy, compiled."""
-    return fused(net, "cross_entropy", 10)
+    return fused(net, "cross_entropy", 10.0, net.blobs["x"].count)
 
 
 def fused_euclidean(net: caffe.Net) -> Optional[Contestant]:
     """Euclidean loss, compiled."""
-    return fused(net, "squared_error", 1 / net.blobs["x"].num)
+    return fused(net, "squared_error", 1 / len(net.blobs["x"].data), net.blobs["x"].count)
+
+
+def fused_weighted_euclidean(net: caffe.Net) -> Optional[Contestant]:
+    """Weighted Euclidean loss of a mask of 0 and 1, compiled."""
+    images, channels, *positions = net.blobs["x"].data.shape
+    return fused(net, "weighted_squared_error", images, channels, int(np.prod(positions)))
 
 
 FIXED_SUM = """layer {{ name: "{0}" type: "Convolution" bottom: "{1}" top: "{0}"
@@ -326,7 +333,7 @@ LOSSES = {
         NATIVE_EUCLIDEAN,
         textbook_weighted_euclidean,
         draw_masked,
-        {},
+        {"fused C": fused_weighted_euclidean},
     ),
     "Euclidean": Loss(
         loss_layer("pylayerUtils.EuclideanLossLayer", "xt"),

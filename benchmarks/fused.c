@@ -30,8 +30,8 @@ double cross_entropy(const float *score, const float *label, float weight, long 
   return total;
 }
 
-void cross_entropy_gradient(const float *score, const float *label, float weight, float *out,
-                            long count) {
+void cross_entropy_gradient(const float *score, const float *label, float weight, long count,
+                            float *out) {
 #pragma omp parallel for simd
   for (long i = 0; i < count; ++i) {
     float z = score[i] - 2 * label[i] * score[i];
@@ -55,8 +55,65 @@ double squared_error(const float *prediction, const float *target, float weight,
   return weight * total / 2;
 }
 
-void squared_error_gradient(const float *prediction, const float *target, float weight, float *out,
-                            long count) {
+void squared_error_gradient(const float *prediction, const float *target, float weight, long count,
+                            float *out) {
 #pragma omp parallel for simd
   for (long i = 0; i < count; ++i) out[i] = weight * (prediction[i] - target[i]);
+}
+
+/* What a position weighs: each class of an image has half of the image's share of 1 / images. */
+static float weight_of(long members, long images, long channels) {
+  return members ? 0.5f / members / images / channels : 0;
+}
+
+static void weigh(const float *mask, long images, long channels, long positions, float *negative,
+                  float *positive) {
+  long ones = 0;
+#pragma omp simd reduction(+ : ones)
+  for (long i = 0; i < positions; ++i) ones += mask[i] > 0;
+  *negative = weight_of(positions - ones, images, channels);
+  *positive = weight_of(ones, images, channels);
+}
+
+double weighted_squared_error(const float *prediction, const float *target, const float *mask,
+                              long images, long channels, long positions) {
+  double total = 0;
+#pragma omp parallel for reduction(+ : total)
+  for (long image = 0; image < images; ++image) {
+    const float *own = mask + image * positions;
+    float negative, positive;
+    weigh(own, images, channels, positions, &negative, &positive);
+    for (long channel = 0; channel < channels; ++channel) {
+      long first = (image * channels + channel) * positions;
+      for (long start = 0; start < positions; start += ROW) {
+        float sum = 0;
+        long end = end_of_row(start, positions);
+#pragma omp simd reduction(+ : sum)
+        for (long i = start; i < end; ++i) {
+          float difference = prediction[first + i] - target[first + i];
+          sum += (negative + (positive - negative) * own[i]) * difference * difference;
+        }
+        total += sum;
+      }
+    }
+  }
+  return total / 2;
+}
+
+void weighted_squared_error_gradient(const float *prediction, const float *target,
+                                     const float *mask, long images, long channels, long positions,
+                                     float *out) {
+#pragma omp parallel for
+  for (long image = 0; image < images; ++image) {
+    const float *own = mask + image * positions;
+    float negative, positive;
+    weigh(own, images, channels, positions, &negative, &positive);
+    for (long channel = 0; channel < channels; ++channel) {
+      long first = (image * channels + channel) * positions;
+#pragma omp simd
+      for (long i = 0; i < positions; ++i)
+        out[first + i] = (negative + (positive - negative) * own[i]) *
+                         (prediction[first + i] - target[first + i]);
+    }
+  }
 }

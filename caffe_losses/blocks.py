@@ -40,52 +40,51 @@ def part(operand: np.ndarray, index: Index) -> np.ndarray:
     return operand[tuple(s if n > 1 else slice(None) for s, n in zip(index, operand.shape))]
 
 
-class Blocks:
-    """The sequence of index triples that cuts an (N, C, S) blob into blocks of at most `size`.
+def cut(shape: Shape, size: int) -> List[Index]:
+    """The index triples that cut an (N, C, S) blob into blocks of at most `size` elements.
 
     A block is a run of whole images, or a range of positions over all the channels of one image,
     or, where there are very many channels, over some of them.
     """
+    batch, channels, positions = shape
+    positions_each = even(positions, max(SHORTEST_ROW, size // max(channels, 1)))
+    channels_each = even(channels, size // max(positions_each, 1))
+    whole_images = positions_each == positions and channels_each == channels
+    batch_each = even(batch, size // max(channels * positions, 1)) if whole_images else 1
+    return [
+        (images, some_channels, some_positions)
+        for images in slices(batch, batch_each)
+        for some_positions in slices(positions, positions_each)
+        for some_channels in slices(channels, channels_each)
+    ]
 
-    def __init__(self, shape: Shape, size: int) -> None:
-        batch, channels, positions = shape
-        positions_each = even(positions, max(SHORTEST_ROW, size // max(channels, 1)))
-        channels_each = even(channels, size // max(positions_each, 1))
-        whole_images = positions_each == positions and channels_each == channels
-        batch_each = even(batch, size // max(channels * positions, 1)) if whole_images else 1
-        self.lengths = (batch_each, channels_each, positions_each)
-        self.parts = tuple(-(-size // max(n, 1)) for size, n in zip(shape, self.lengths))
 
-    def __len__(self) -> int:
-        return self.parts[0] * self.parts[1] * self.parts[2]
-
-    def __getitem__(self, number: int) -> Index:
-        rest, channel = divmod(number, self.parts[1])
-        image, position = divmod(rest, self.parts[2])
-        images, channels, positions = self.lengths
-        return (
-            slice(image * images, (image + 1) * images),
-            slice(channel * channels, (channel + 1) * channels),
-            slice(position * positions, (position + 1) * positions),
-        )
+def slices(length: int, each: int) -> List[slice]:
+    """The slices of this length that cover an axis."""
+    return [slice(start, start + each) for start in range(0, length, max(each, 1))]
 
 
 def even(length: int, most: int) -> int:
     """The length of equal parts, none longer than `most`, that a length is cut into.
 
-    Of several it makes an even number, so that two threads end together.
+    Of several it makes an even number where it can, so that two threads end together.
     """
-    parts = -(-length // max(most, 1))
-    if parts > 1:
-        parts += parts % 2
-    return -(-length // max(parts, 1))
+    parts = ceil_divide(length, max(most, 1))
+    while 1 < parts < length and ceil_divide(length, ceil_divide(length, parts)) % 2:
+        parts += 1
+    return ceil_divide(length, max(parts, 1))
+
+
+def ceil_divide(number: int, divisor: int) -> int:
+    """The quotient, rounded up."""
+    return -(-number // divisor)
 
 
 @functools.lru_cache(maxsize=64)
-def blocks_of(shape: Shape, buffers: float) -> Blocks:
+def blocks_of(shape: Shape, buffers: float) -> List[Index]:
     """The blocks of a blob for work that needs so many float32 buffers of a block's size."""
     bytes_each = SCRATCH_BYTES / buffers - 2 * GAP if buffers else math.inf
-    return Blocks(shape, int(min(LARGEST_BLOCK, bytes_each / 4)))
+    return cut(shape, int(min(LARGEST_BLOCK, bytes_each / 4)))
 
 
 class Scratch:
@@ -153,6 +152,10 @@ def for_each_block(
     the result, not by a warning on the way.
     """
     blocks = blocks_of(shape, buffers)
+    if len(blocks) == 1:
+        scratch = scratch_of_this_thread()
+        scratch.release()
+        return [function(blocks[0], scratch)]
     results: List[Any] = [None] * len(blocks)
     # Threads take the next block from one iterator; advancing it is atomic.
     numbers = iter(range(len(blocks)))
@@ -167,9 +170,6 @@ def for_each_block(
         with np.errstate(all="ignore"):  # it holds for one thread only
             work()
 
-    if len(blocks) == 1:
-        work()
-        return results
     helpers = min(thread_count(), len(blocks)) - 1
     futures = [_pool().submit(help_with_work) for _ in range(helpers)]
     try:

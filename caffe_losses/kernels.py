@@ -68,7 +68,7 @@ def cross_entropy(
     """Sum of negative * sp(score) + positive * sp(-score), where sp(z) = ln(1 + e^z).
 
     sp(z) = max(z, 0) + ln(1 + e^-|z|) never overflows, and none of its terms is negative, so that
-    nothing cancels. `negative` and `positive` write their values into the array they are given.
+    nothing cancels. Coefficients write their values into the array that they are given.
     """
     first, second, third = (scratch.take(score.shape) for _ in range(3))
     magnitude = np.absolute(score, out=first)
@@ -88,11 +88,7 @@ def cross_entropy(
 
 
 def binary_cross_entropy(
-    score: np.ndarray,
-    label: np.ndarray,
-    negative_weight: np.ndarray,
-    positive_weight: np.ndarray,
-    scratch: Scratch,
+    score: np.ndarray, label: np.ndarray, weight: Coefficient, scratch: Scratch
 ) -> float:
     """`cross_entropy` for labels of 0 and 1 alone: the sum of weight * sp(z), z = (1 - 2 t) x.
 
@@ -105,7 +101,7 @@ def binary_cross_entropy(
     signed += score
     exponential = np.exp(signed, out=second)
     softplus = logarithm_of_one_plus(exponential, work=first, out=third)
-    return dot(choose(label, negative_weight, positive_weight, out=first), softplus)
+    return dot(weight(first), softplus)
 
 
 def cross_entropy_gradient(
@@ -135,19 +131,18 @@ def cross_entropy_gradient(
 def binary_cross_entropy_gradient(
     score: np.ndarray,
     label: np.ndarray,
-    negative_weight: np.ndarray,
-    positive_weight: np.ndarray,
+    signed_weight: Coefficient,
     out: np.ndarray,
     scratch: Scratch,
 ) -> None:
-    """`cross_entropy_gradient` for labels of 0 and 1 alone: +-weight / (1 + e^-z)."""
+    """`cross_entropy_gradient` for labels of 0 and 1 alone: signed weight / (1 + e^-z)."""
     minus_signed = np.multiply(label, TWO, out=out)
     minus_signed -= ONE
     minus_signed *= score
     denominator = np.exp(minus_signed, out=scratch.take(score.shape))
     denominator += ONE
-    choose(label, negative_weight, -positive_weight, out=out)
-    out /= denominator
+    gradient = signed_weight(out)
+    gradient /= denominator
 
 
 def is_binary(label: np.ndarray, scratch: Scratch) -> bool:
@@ -158,12 +153,3 @@ def is_binary(label: np.ndarray, scratch: Scratch) -> bool:
     members += np.count_nonzero(np.equal(label, ZERO, out=equal))
     scratch.release(mark)
     return bool(members == label.size)
-
-
-def choose(
-    label: np.ndarray, negative: np.ndarray, positive: np.ndarray, out: np.ndarray
-) -> np.ndarray:
-    """`negative` where the label is 0, `positive` where it is 1."""
-    np.multiply(label, positive - negative, out=out)
-    out += negative
-    return out

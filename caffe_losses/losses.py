@@ -6,13 +6,13 @@ All arrays are (N, C, S): batch, channels, positions. Weightings and coefficient
 
 import math
 from functools import partial
-from typing import Any, Tuple
+from typing import Any, Callable, Tuple
 
 import numpy as np
 
 from caffe_losses import kernels
 from caffe_losses.blocks import Index, Scratch, dot, for_each_block, sum_over_blocks
-from caffe_losses.weights import ClassWeights, CoefficientsOfLabel
+from caffe_losses.weights import ClassWeights, CoefficientsOfLabel, WeightOfBinary
 
 # Two sums in float64 and their difference in float32.
 DIFFERENCE_BUFFERS = 5
@@ -78,20 +78,26 @@ def cross_entropy_gradient(score: np.ndarray, coefficients: Any, out: np.ndarray
 
 def binary_cross_entropy(score: np.ndarray, label: np.ndarray, weights: ClassWeights) -> float:
     """`cross_entropy` of labels that are all 0 or 1, in fewer passes."""
-    block_sum = partial(binary_cross_entropy_of_block, score, label, weights)
+    block_sum = binary_cross_entropy_of_block(score, label, weights)
     return sum_over_blocks(score.shape, 3, block_sum)
 
 
 def binary_cross_entropy_of_block(
-    score: np.ndarray, label: np.ndarray, weights: ClassWeights, index: Index, scratch: Scratch
-) -> float:
-    """`binary_cross_entropy` of one block."""
-    total = kernels.binary_cross_entropy(score[index], label[index], *weights.at(index), scratch)
-    if not math.isfinite(total):  # scores that are wrong by more than 88
-        scratch.release()
-        coefficients = CoefficientsOfLabel(label, weights)
-        total = cross_entropy_of_block(score, coefficients, index, scratch)
-    return total
+    score: np.ndarray, label: np.ndarray, weights: ClassWeights
+) -> Callable[[Index, Scratch], float]:
+    """The function that computes `binary_cross_entropy` of a block."""
+    weighting = WeightOfBinary(label, weights.positive, weights.negative)
+
+    def block_sum(index: Index, scratch: Scratch) -> float:
+        weight = partial(weighting, index, scratch)
+        total = kernels.binary_cross_entropy(score[index], label[index], weight, scratch)
+        if not math.isfinite(total):  # scores that are wrong by more than 88
+            scratch.release()
+            coefficients = CoefficientsOfLabel(label, weights)
+            total = cross_entropy_of_block(score, coefficients, index, scratch)
+        return total
+
+    return block_sum
 
 
 def cross_entropy_of_labels(
@@ -101,14 +107,15 @@ def cross_entropy_of_labels(
 
     Each block in which all are takes fewer passes.
     """
-    coefficients = CoefficientsOfLabel(label, weights)
+    binary_block_sum = binary_cross_entropy_of_block(score, label, weights)
     binary = []
 
     def block_sum(index: Index, scratch: Scratch) -> float:
         is_binary = kernels.is_binary(label[index], scratch)
         binary.append(is_binary)
         if is_binary:
-            return binary_cross_entropy_of_block(score, label, weights, index, scratch)
+            return binary_block_sum(index, scratch)
+        coefficients = CoefficientsOfLabel(label, weights)
         return cross_entropy_of_block(score, coefficients, index, scratch)
 
     total = sum_over_blocks(score.shape, 3, block_sum)
@@ -119,10 +126,12 @@ def binary_cross_entropy_gradient(
     score: np.ndarray, label: np.ndarray, weights: ClassWeights, out: np.ndarray
 ) -> None:
     """`cross_entropy_gradient` of labels that are all 0 or 1, in fewer passes."""
+    weighting = WeightOfBinary(label, -weights.positive, weights.negative)
 
     def write_block(index: Index, scratch: Scratch) -> None:
+        weight = partial(weighting, index, scratch)
         kernels.binary_cross_entropy_gradient(
-            score[index], label[index], *weights.at(index), out[index], scratch
+            score[index], label[index], weight, out[index], scratch
         )
 
     for_each_block(score.shape, 1, write_block)

@@ -12,7 +12,7 @@ from typing import Any, Callable, Iterable, Iterator, List, Optional, Tuple
 import numpy as np
 
 from caffe_losses.blocks import SHORTEST_ROW, Index, Scratch, Shape, for_each_block, part
-from caffe_losses.kernels import ONE, choose
+from caffe_losses.kernels import ONE
 from caffe_losses.shapes import product
 
 # Two arrays of booleans.
@@ -36,10 +36,6 @@ class ClassWeights:
     def roots(self) -> "ClassWeights":
         """The square roots of these weights."""
         return ClassWeights(np.sqrt(self.both))
-
-    def at(self, index: Index) -> Tuple[np.ndarray, np.ndarray]:
-        """What a negative and a positive element of a block weigh."""
-        return part(self.negative, index), part(self.positive, index)
 
     def differ_linearly(self) -> bool:
         """Whether negative + (positive - negative) is precisely positive, to a few digits.
@@ -130,8 +126,10 @@ def count_members(
 
 def count_each(members: np.ndarray) -> Any:
     """The number of true elements in each image of a block."""
+    if len(members) == 1:
+        return np.count_nonzero(members)
     rows = members.reshape(len(members), -1)
-    if rows.shape[1] < SHORTEST_ROW and len(rows) > 1:
+    if rows.shape[1] < SHORTEST_ROW:
         return np.count_nonzero(rows, axis=1)
     return [np.count_nonzero(row) for row in rows]  # several times faster
 
@@ -207,17 +205,25 @@ def weigh(members: np.ndarray, weight: np.ndarray, out: np.ndarray) -> np.ndarra
 
 
 class WeightOfBinary:
-    """`WeightOfClasses` of a mask that is 0 or 1 everywhere, in fewer passes."""
+    """`WeightOfClasses` of a mask m of 0 and 1: negative + (positive - negative) m."""
 
-    def __init__(self, mask: np.ndarray, weights: ClassWeights, repeats: int) -> None:
+    def __init__(
+        self, mask: np.ndarray, positive: np.ndarray, negative: np.ndarray, repeats: int = 1
+    ) -> None:
         self.mask = mask
-        self.weights = weights
+        self.negative = negative
+        self.difference = positive - negative
         self.buffers = 1 / repeats
 
-    def __call__(self, index: Index, scratch: Scratch) -> np.ndarray:
+    def __call__(
+        self, index: Index, scratch: Scratch, out: Optional[np.ndarray] = None
+    ) -> np.ndarray:
         mask = part(self.mask, index)
-        negative, positive = self.weights.at(index)
-        return choose(mask, negative, positive, out=scratch.take(mask.shape))
+        if out is None:
+            out = scratch.take(mask.shape)
+        np.multiply(mask, part(self.difference, index), out=out)
+        out += part(self.negative, index)
+        return out
 
 
 class Constant:

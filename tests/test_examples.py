@@ -50,6 +50,22 @@ def weights_of(path):
     return [blob.data for layer in net.layer for blob in layer.blobs]
 
 
+def interrupt(command, out, name, iterations):
+    """Presses Ctrl-C during the training of that name; it must leave one snapshot on the way."""
+    training = subprocess.Popen(command, stderr=subprocess.PIPE, universal_newlines=True)
+    shown = ""
+    while not re.search(rf"{name}: .* [1-9]\d*/{iterations} ", shown):
+        character = training.stderr.read(1)
+        assert character, shown
+        shown += character
+    training.send_signal(signal.SIGINT)
+    shown += training.communicate(timeout=60)[1]
+    assert training.returncode == 130, shown
+    assert "go on with --resume" in shown
+    (snapshot,) = (out / name).glob("*.solverstate")
+    assert 1 <= int(snapshot.stem.split("_")[-1]) < iterations
+
+
 # The skeleton example
 
 
@@ -106,18 +122,7 @@ def test_caffe_train_gives_the_same_weights(finished, tmp_path):
 
 def test_ctrl_c_leaves_a_snapshot_and_resuming_ends_with_the_same_numbers(finished, tmp_path):
     command = [*COMMAND, *SHORT, "--out", str(tmp_path)]
-    training = subprocess.Popen(command, stderr=subprocess.PIPE, universal_newlines=True)
-    shown = ""
-    while not re.search(rf"balanced:.* [1-9]\d*/{ITERATIONS} ", shown):
-        character = training.stderr.read(1)
-        assert character, shown
-        shown += character
-    training.send_signal(signal.SIGINT)
-    shown += training.communicate(timeout=60)[1]
-    assert training.returncode == 130
-    assert "go on with --resume" in shown
-    (snapshot,) = (tmp_path / "balanced").glob("*.solverstate")
-    assert 1 <= int(snapshot.stem.split("_")[-1]) < ITERATIONS
+    interrupt(command, tmp_path, "balanced", ITERATIONS)
 
     done = run([*command, "--resume"])
     assert done.returncode == 0, done.stderr

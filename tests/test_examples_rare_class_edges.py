@@ -1,9 +1,6 @@
 """The examples rare_class and edges run, resume and give the same numbers; what they measure."""
 
 import json
-import re
-import signal
-import subprocess
 import sys
 from pathlib import Path
 
@@ -14,7 +11,7 @@ import pytest
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
 from scipy import ndimage
-from test_examples import ROOT, run, weights_of
+from test_examples import ROOT, interrupt, run, weights_of
 
 import examples.edges.data as edges_data
 import examples.edges.evaluation as edges_evaluation
@@ -110,18 +107,7 @@ def test_caffe_train_gives_the_same_weights(finished, tmp_path):
 def test_ctrl_c_leaves_a_snapshot_and_resuming_ends_with_the_same_numbers(finished, tmp_path):
     example, out, _ = finished
     command = command_of(example, tmp_path)
-    first = TRAININGS[example][0]
-    training = subprocess.Popen(command, stderr=subprocess.PIPE, universal_newlines=True)
-    shown = ""
-    while not re.search(rf"{first}: .* [1-9]\d*/{ITERATIONS[example]} ", shown):
-        character = training.stderr.read(1)
-        assert character, shown
-        shown += character
-    training.send_signal(signal.SIGINT)
-    shown += training.communicate(timeout=60)[1]
-    assert training.returncode == 130, shown
-    (snapshot,) = (tmp_path / first).glob("*.solverstate")
-    assert 1 <= int(snapshot.stem.split("_")[-1]) < ITERATIONS[example]
+    interrupt(command, tmp_path, TRAININGS[example][0], ITERATIONS[example])
 
     done = run([*command, "--resume"])
     assert done.returncode == 0, done.stderr
