@@ -27,6 +27,8 @@ SCRATCH_BYTES = 1792 * 1024
 # exp and log are many times slower when their output touches the end of their input.
 GAP = 320
 LARGEST_BLOCK = 512 * 1024
+# To wake a thread takes as long as about this many operations on an element.
+LEAST_FOR_A_THREAD = 2500000
 # Rows shorter than this cost more in NumPy's loop overhead than in arithmetic.
 SHORTEST_ROW = 1024
 # Elements in each of the rows that are summed in float32 before float64 takes over.
@@ -143,13 +145,17 @@ def _pool() -> ThreadPoolExecutor:
 
 
 def for_each_block(
-    shape: Shape, buffers: float, function: Callable[[Index, Scratch], Any]
+    shape: Shape,
+    buffers: float,
+    function: Callable[[Index, Scratch], Any],
+    operations: int = 4,
 ) -> List[Any]:
     """Calls `function(index, scratch)` for each block and returns the results in order.
 
-    `buffers` is how many float32 arrays of a block's size the function holds at once. Call it where
-    NumPy's floating-point errors are ignored, as `LossLayer` does: overflow is met by a check of
-    the result, not by a warning on the way.
+    `buffers` is how many float32 arrays of a block's size the function holds at once, `operations`
+    about how many it does on each element: the fewer, the larger a blob must be for two threads.
+    Call it where NumPy's floating-point errors are ignored, as `LossLayer` does: overflow is met by
+    a check of the result, not by a warning on the way.
     """
     blocks = blocks_of(shape, buffers)
     if len(blocks) == 1:
@@ -170,8 +176,9 @@ def for_each_block(
         with np.errstate(all="ignore"):  # it holds for one thread only
             work()
 
-    helpers = min(thread_count(), len(blocks)) - 1
-    futures = [_pool().submit(help_with_work) for _ in range(helpers)]
+    worthwhile = product(shape) * operations // LEAST_FOR_A_THREAD
+    threads = min(thread_count(), len(blocks), worthwhile)
+    futures = [_pool().submit(help_with_work) for _ in range(threads - 1)]
     try:
         work()
     finally:  # even after Ctrl-C: the caller may free the memory that the others work on
@@ -183,10 +190,13 @@ def for_each_block(
 
 
 def sum_over_blocks(
-    shape: Shape, buffers: float, function: Callable[[Index, Scratch], float]
+    shape: Shape,
+    buffers: float,
+    function: Callable[[Index, Scratch], float],
+    operations: int = 4,
 ) -> float:
     """The sum of what `function` returns for each block, rounded once."""
-    sums = for_each_block(shape, buffers, function)
+    sums = for_each_block(shape, buffers, function, operations)
     finite = all(map(math.isfinite, sums))
     return math.fsum(sums) if finite else sum(sums)
 

@@ -53,7 +53,7 @@ def squared_error_gradient(
 def cross_entropy(score: np.ndarray, coefficients: Any) -> float:
     """The sum of a sp(x) + b sp(-x) for the coefficients a, b; sp(z) = ln(1 + e^z)."""
     block_sum = partial(cross_entropy_of_block, score, coefficients)
-    return sum_over_blocks(score.shape, 3 + coefficients.buffers, block_sum)
+    return sum_over_blocks(score.shape, 3 + coefficients.buffers, block_sum, operations=20)
 
 
 def cross_entropy_of_block(
@@ -73,13 +73,13 @@ def cross_entropy_gradient(score: np.ndarray, coefficients: Any, out: np.ndarray
         positive = partial(coefficients.positive, index, scratch)
         kernels.cross_entropy_gradient(score[index], negative, positive, out[index], scratch)
 
-    for_each_block(score.shape, 2 + coefficients.buffers, write_block)
+    for_each_block(score.shape, 2 + coefficients.buffers, write_block, operations=12)
 
 
 def binary_cross_entropy(score: np.ndarray, label: np.ndarray, weights: ClassWeights) -> float:
     """`cross_entropy` of labels that are all 0 or 1, in fewer passes."""
     block_sum = binary_cross_entropy_of_block(score, label, weights)
-    return sum_over_blocks(score.shape, 3, block_sum)
+    return sum_over_blocks(score.shape, 3, block_sum, operations=12)
 
 
 def binary_cross_entropy_of_block(
@@ -118,7 +118,7 @@ def cross_entropy_of_labels(
         coefficients = CoefficientsOfLabel(label, weights)
         return cross_entropy_of_block(score, coefficients, index, scratch)
 
-    total = sum_over_blocks(score.shape, 3, block_sum)
+    total = sum_over_blocks(score.shape, 3, block_sum, operations=12)
     return total, all(binary)
 
 
@@ -134,7 +134,7 @@ def binary_cross_entropy_gradient(
             score[index], label[index], weight, out[index], scratch
         )
 
-    for_each_block(score.shape, 1, write_block)
+    for_each_block(score.shape, 1, write_block, operations=8)
 
 
 def channel_sum_difference(
@@ -159,7 +159,10 @@ def channel_sum_squared_error(prediction: np.ndarray, target: np.ndarray) -> flo
         difference = channel_sum_difference(prediction, target, index, scratch)
         return dot(difference, difference)
 
-    return sum_over_blocks(positions_of(prediction), DIFFERENCE_BUFFERS, block_sum) / 2
+    total = sum_over_blocks(
+        positions_of(prediction), DIFFERENCE_BUFFERS, block_sum, operations_of_sums(prediction)
+    )
+    return total / 2
 
 
 def channel_sum_squared_error_gradient(
@@ -174,9 +177,16 @@ def channel_sum_squared_error_gradient(
         difference *= factor
         out[images, :, positions] = difference
 
-    for_each_block(positions_of(prediction), DIFFERENCE_BUFFERS, write_block)
+    for_each_block(
+        positions_of(prediction), DIFFERENCE_BUFFERS, write_block, operations_of_sums(prediction)
+    )
 
 
 def positions_of(array: np.ndarray) -> Tuple[int, int, int]:
     """The shape of an (N, C, S) array after a sum over its channels."""
     return array.shape[0], 1, array.shape[2]
+
+
+def operations_of_sums(array: np.ndarray) -> int:
+    """About how many operations on a position the difference of two sums over channels takes."""
+    return 10 * array.shape[1]  # to sum in float64 takes long

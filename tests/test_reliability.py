@@ -10,7 +10,9 @@ import subprocess
 import sys
 import threading
 import warnings
+from concurrent.futures import Future
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -230,9 +232,10 @@ def test_shapes_that_change_in_20000_iterations_leave_memory_flat_and_results_ri
 
 @pytest.fixture
 def use_threads(monkeypatch):
-    """A function that sets the number of threads, whatever the number of processors."""
+    """A function that sets the number of threads, whatever blob and number of processors."""
 
     def use(count):
+        monkeypatch.setattr(blocks, "LEAST_FOR_A_THREAD", 1)
         monkeypatch.setattr(blocks, "_pools", {})
         monkeypatch.setattr(blocks, "thread_count", lambda: count)
         monkeypatch.setattr(os, "cpu_count", lambda: count)
@@ -255,12 +258,24 @@ def test_the_blocks_are_really_worked_on_by_that_many_threads(count, use_threads
     assert len(threads) == count
 
 
+@pytest.mark.parametrize("operations, threads", [(1, 1), (4, 1), (12, 3), (100, 8)])
+def test_a_small_blob_is_worked_on_by_fewer_threads(operations, threads, monkeypatch, use_threads):
+    enough = blocks.LEAST_FOR_A_THREAD
+    use_threads(8)
+    monkeypatch.setattr(blocks, "LEAST_FOR_A_THREAD", enough)
+    submitted = []
+    pool = SimpleNamespace(submit=lambda work: submitted.append(work) or Future())
+    monkeypatch.setattr(blocks, "_pool", lambda: pool)
+    blocks.for_each_block((8, 1, 90000), 10, lambda index, scratch: None, operations)
+    assert len(submitted) == threads - 1
+
+
 def test_the_shapes_here_have_several_blocks():
     """So that the tests below do work in threads."""
     assert len(blocks.blocks_of((3, 3, 90000), 1)) >= 3
     assert len(blocks.blocks_of((8, 3, 90000), 1)) >= 8
     # The cross-entropy of train_with_snapshots.py, whose loss takes three buffers.
-    assert len(blocks.blocks_of((1, 1, 360000), 3)) >= 2
+    assert len(blocks.blocks_of((1, 1, 760 * 760), 3)) >= 2
 
 
 @each_loss

@@ -11,7 +11,7 @@ import caffe
 import numpy as np
 from nets import input_layer, python_layer
 
-SHAPE = (1, 1, 600, 600)  # the cross-entropy works in more than one block, and in threads
+SHAPE = (1, 1, 760, 760)  # the cross-entropy works in more than one block, and in threads
 ITERATIONS = 15
 NET = (
     input_layer("data", SHAPE)
