@@ -98,6 +98,17 @@ def test_test_phase_gives_the_same_loss(row):
 
 
 @each_layer
+def test_test_phase_computes_no_gradient(row):
+    inputs = draw(row, SHAPE)
+    net = loss_net(layer_of(row), inputs, caffe.TEST)
+    for name in inputs:
+        net.blobs[name].diff[...] = 7
+    net.forward()
+    for name in inputs:
+        assert (net.blobs[name].diff == 7).all()
+
+
+@each_layer
 def test_shapes_may_change_between_iterations(row):
     net = loss_net(layer_of(row), draw(row, SHAPE))
     for seed, shape in enumerate(

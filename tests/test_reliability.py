@@ -243,6 +243,18 @@ def use_threads(monkeypatch):
     return use
 
 
+@pytest.mark.parametrize(
+    "available, wanted, threads",
+    [(4, "", 4), (4, "2", 2), (4, "3,2", 3), (4, "8", 4), (1, "8", 1), (4, "0", 1), (4, "all", 4)],
+)
+def test_threads_follow_the_affinity_mask_and_omp_num_threads(
+    available, wanted, threads, monkeypatch
+):
+    monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(available)))
+    monkeypatch.setenv("OMP_NUM_THREADS", wanted)
+    assert blocks.thread_count() == threads
+
+
 @pytest.mark.parametrize("count", [1, 2, 8])
 def test_the_blocks_are_really_worked_on_by_that_many_threads(count, use_threads):
     use_threads(count)
