@@ -17,7 +17,6 @@ from caffe_losses.blocks import Scratch, dot
 Coefficient = Callable[[np.ndarray], np.ndarray]
 
 # Arrays without axes: NumPy is quicker with them than with its scalars.
-ZERO = np.array(0, dtype=np.float32)
 ONE = np.array(1, dtype=np.float32)
 AFTER_ONE = np.array(np.nextafter(np.float32(1), np.float32(2)))
 TWO = np.array(2, dtype=np.float32)
@@ -143,13 +142,3 @@ def binary_cross_entropy_gradient(
     denominator += ONE
     gradient = signed_weight(out)
     gradient /= denominator
-
-
-def is_binary(label: np.ndarray, scratch: Scratch) -> bool:
-    """Whether every label is 0 or 1."""
-    mark = scratch.taken
-    equal = scratch.take(label.shape, np.bool_)
-    members = np.count_nonzero(np.equal(label, ONE, out=equal))
-    members += np.count_nonzero(np.equal(label, ZERO, out=equal))
-    scratch.release(mark)
-    return bool(members == label.size)

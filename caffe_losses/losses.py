@@ -12,7 +12,7 @@ import numpy as np
 
 from caffe_losses import kernels
 from caffe_losses.blocks import Index, Scratch, dot, for_each_block, sum_over_blocks
-from caffe_losses.weights import ClassWeights, CoefficientsOfLabel, WeightOfBinary
+from caffe_losses.weights import ClassWeights, CoefficientsOfLabel, WeightOfBinary, is_binary
 
 # Two sums in float64 and their difference in float32.
 DIFFERENCE_BUFFERS = 5
@@ -111,9 +111,9 @@ def cross_entropy_of_labels(
     binary = []
 
     def block_sum(index: Index, scratch: Scratch) -> float:
-        is_binary = kernels.is_binary(label[index], scratch)
-        binary.append(is_binary)
-        if is_binary:
+        block_is_binary = is_binary(label[index], scratch)
+        binary.append(block_is_binary)
+        if block_is_binary:
             return binary_block_sum(index, scratch)
         coefficients = CoefficientsOfLabel(label, weights)
         return cross_entropy_of_block(score, coefficients, index, scratch)

@@ -7,7 +7,7 @@ classes follow a mask or label: > 0 is positive, = 0 negative, < 0 ignored. Wher
 between images they include the normalization, so that the loss is a plain sum over elements.
 """
 
-from typing import Any, Callable, Iterable, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Iterable, Iterator, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -95,15 +95,27 @@ def count_binary(label: np.ndarray) -> Optional[np.ndarray]:
     return counts if counts.sum() == label.size else None
 
 
+def is_binary(label: np.ndarray, scratch: Scratch) -> bool:
+    """Whether every label of a block is 0 or 1."""
+    mark = scratch.taken
+    members = sum(map(np.count_nonzero, equal_to((0, 1), label, scratch)))
+    scratch.release(mark)
+    return bool(members == label.size)
+
+
 def count_values(array: np.ndarray, *values: float) -> np.ndarray:
     """How many elements of each image have each of the values, shape (values, N)."""
 
     def equal(index: Index, scratch: Scratch) -> Iterator[np.ndarray]:
-        block = array[index]
-        found = scratch.take(block.shape, np.bool_)
-        return (np.equal(block, value, out=found) for value in values)
+        return equal_to(values, array[index], scratch)
 
     return count_members(array.shape, len(values), equal)
+
+
+def equal_to(values: Sequence[float], block: np.ndarray, scratch: Scratch) -> Iterator[np.ndarray]:
+    """For each of the values which elements have it, in the same memory one after the other."""
+    equal = scratch.take(block.shape, np.bool_)
+    return (np.equal(block, value, out=equal) for value in values)
 
 
 def count_members(

@@ -27,6 +27,16 @@ from tqdm import tqdm
 
 caffe.init_log(2)  # errors only: the rest of Caffe's log would tear the progress bar
 
+# The solver of all examples, but for base_lr. Adam's steps do not depend on the scale of the loss,
+# so that no learning rate favours one of the losses that are compared.
+ADAM = {
+    "type": "Adam",
+    "momentum": 0.9,
+    "momentum2": 0.999,
+    "lr_policy": "poly",  # linearly to zero
+    "power": 1,
+}
+
 
 def argument_parser(description: str, iterations: int, out: str) -> argparse.ArgumentParser:
     """The options that every example has; an example can add its own."""

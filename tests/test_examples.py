@@ -50,6 +50,16 @@ def weights_of(path):
     return [blob.data for layer in net.layer for blob in layer.blobs]
 
 
+def caffe_train(solver_path, folder):
+    """Runs `caffe train` on a solver, with its snapshots in that folder."""
+    solver = text_format.Parse(solver_path.read_text(), caffe_pb2.SolverParameter())
+    solver.snapshot_prefix = str(folder / "snapshot")
+    (folder / "solver.prototxt").write_text(str(solver))
+    command = ["caffe", "train", "-solver", str(folder / "solver.prototxt")]
+    done = run(command, PYTHONPATH=str(ROOT))
+    assert done.returncode == 0, done.stderr
+
+
 def interrupt(command, out, name, iterations):
     """Presses Ctrl-C during the training of that name; it must leave one snapshot on the way."""
     training = subprocess.Popen(command, stderr=subprocess.PIPE, universal_newlines=True)
@@ -109,13 +119,7 @@ def test_both_losses_train_from_the_same_weights_on_the_same_images(finished):
 
 def test_caffe_train_gives_the_same_weights(finished, tmp_path):
     out, _ = finished
-    path = out / "unbalanced" / "solver.prototxt"
-    solver = text_format.Parse(path.read_text(), caffe_pb2.SolverParameter())
-    solver.snapshot_prefix = str(tmp_path / "snapshot")
-    (tmp_path / "solver.prototxt").write_text(str(solver))
-    command = ["caffe", "train", "-solver", str(tmp_path / "solver.prototxt")]
-    done = run(command, PYTHONPATH=str(ROOT))
-    assert done.returncode == 0, done.stderr
+    caffe_train(out / "unbalanced" / "solver.prototxt", tmp_path)
     snapshot = f"snapshot_iter_{ITERATIONS}.caffemodel"
     assert weights_of(tmp_path / snapshot) == weights_of(out / "unbalanced" / snapshot)
 

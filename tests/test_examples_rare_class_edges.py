@@ -8,10 +8,8 @@ import caffe
 import matplotlib.image
 import numpy as np
 import pytest
-from caffe.proto import caffe_pb2
-from google.protobuf import text_format
 from scipy import ndimage
-from test_examples import ROOT, interrupt, run, weights_of
+from test_examples import ROOT, caffe_train, interrupt, run, weights_of
 
 import examples.edges.data as edges_data
 import examples.edges.evaluation as edges_evaluation
@@ -93,13 +91,7 @@ def test_the_losses_lead_to_different_weights(finished):
 def test_caffe_train_gives_the_same_weights(finished, tmp_path):
     example, out, _ = finished
     name = TRAININGS[example][-1]
-    path = out / name / "solver.prototxt"
-    solver = text_format.Parse(path.read_text(), caffe_pb2.SolverParameter())
-    solver.snapshot_prefix = str(tmp_path / "snapshot")
-    (tmp_path / "solver.prototxt").write_text(str(solver))
-    command = ["caffe", "train", "-solver", str(tmp_path / "solver.prototxt")]
-    done = run(command, PYTHONPATH=str(ROOT))
-    assert done.returncode == 0, done.stderr
+    caffe_train(out / name / "solver.prototxt", tmp_path)
     last = last_snapshot(example)
     assert weights_of(tmp_path / last) == weights_of(out / name / last)
 

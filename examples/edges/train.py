@@ -22,18 +22,18 @@ from examples.edges.data import held_out, training_blobs
 from examples.edges.evaluation import measure
 from examples.edges.figure import save_figure
 from examples.edges.net import deploy_net, train_net
-from examples.training import argument_parser, positive, report, train, write_hdf5, write_solver
+from examples.training import (
+    ADAM,
+    argument_parser,
+    positive,
+    report,
+    train,
+    write_hdf5,
+    write_solver,
+)
 
 BALANCE = {"unbalanced": "none", "balanced": "image"}
-# Adam's steps do not depend on the scale of the loss, so that no learning rate favours one of them.
-SOLVER = {
-    "type": "Adam",
-    "base_lr": 0.003,
-    "momentum": 0.9,
-    "momentum2": 0.999,
-    "lr_policy": "poly",  # linearly to zero
-    "power": 1,
-}
+SOLVER = {**ADAM, "base_lr": 0.003}
 
 
 def main() -> None:

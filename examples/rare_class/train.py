@@ -22,19 +22,20 @@ from examples.rare_class.data import RARE, Blobs, evaluation_blobs, training_blo
 from examples.rare_class.evaluation import average_precision, precision_recall_f1
 from examples.rare_class.figure import save_figure
 from examples.rare_class.net import deploy_net, train_net
-from examples.training import argument_parser, positive, report, train, write_hdf5, write_solver
+from examples.training import (
+    ADAM,
+    argument_parser,
+    positive,
+    report,
+    train,
+    write_hdf5,
+    write_solver,
+)
 
 CLS_WEIGHTS = (1, 10, 100)
 # A larger cls_weight makes larger gradients, but not larger steps of Adam, so that one learning
 # rate is right for all three. With SGD, base_lr would have to fall as cls_weight grows.
-SOLVER = {
-    "type": "Adam",
-    "base_lr": 0.002,
-    "momentum": 0.9,
-    "momentum2": 0.999,
-    "lr_policy": "poly",  # linearly to zero
-    "power": 1,
-}
+SOLVER = {**ADAM, "base_lr": 0.002}
 
 
 def main() -> None:

@@ -23,18 +23,18 @@ from examples.skeleton_flux.data import Blobs, with_targets
 from examples.skeleton_flux.figure import save_figure
 from examples.skeleton_flux.net import deploy_net, train_net
 from examples.skeleton_flux.recovery import best_threshold, flux_error, measure, recover
-from examples.training import argument_parser, positive, report, train, write_hdf5, write_solver
+from examples.training import (
+    ADAM,
+    argument_parser,
+    positive,
+    report,
+    train,
+    write_hdf5,
+    write_solver,
+)
 
 BALANCE = {"balanced": "image", "unbalanced": "none"}
-# Adam's steps do not depend on the scale of the loss, so that no learning rate favours one of them.
-SOLVER = {
-    "type": "Adam",
-    "base_lr": 0.002,
-    "momentum": 0.9,
-    "momentum2": 0.999,
-    "lr_policy": "poly",  # linearly to zero
-    "power": 1,
-}
+SOLVER = {**ADAM, "base_lr": 0.002}
 THRESHOLDS = np.geomspace(0.005, 0.5, 17)
 SHOWN = ("T-shirt", "Trouser", "Dress", "Sandal", "Bag", "Ankle boot")
 
