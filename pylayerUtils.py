@@ -21,38 +21,8 @@ All layers raise ValueError or TypeError for a param_str, a number of bottoms or
 fit, and FloatingPointError for a NaN or an infinity in a bottom and for a loss that overflows.
 """
 
-from typing import Any, List, Optional
-
-import numpy as np
-
 from caffe_losses import losses
-from caffe_losses.layer import LossLayer, opposite
-from caffe_losses.parameters import CHECK_LABELS, Axis, Choice
-from caffe_losses.shapes import (
-    Shape,
-    batch_channel_position,
-    batch_size,
-    flat,
-    layout_of_mask,
-    product,
-    require_mask,
-    require_same_layout,
-    require_same_shape,
-    row_of_each_image,
-)
-from caffe_losses.values import all_finite, raise_for_labels, require_finite, value_range
-from caffe_losses.weights import (
-    ClassesOfMask,
-    ClassesOfTarget,
-    ClassWeights,
-    CoefficientsOfClasses,
-    Constant,
-    WeightOfBinary,
-    WeightOfClasses,
-    class_weights,
-    count_binary,
-    count_classes,
-)
+from caffe_losses.layer import LossLayer
 
 __all__ = [
     "ChannelSumEuclideanLossLayer",
@@ -60,9 +30,6 @@ __all__ = [
     "WeightedEuclideanLossLayer",
     "WeightedSigmoidCrossEntropyLossLayer",
 ]
-
-BALANCE = Choice("image", "batch", "none", default="image")
-NORMALIZATION = Choice("WEIGHT", "BATCH_SIZE", "NONE", "FULL", "VALID", default="WEIGHT")
 
 
 class EuclideanLossLayer(LossLayer):
@@ -73,25 +40,7 @@ class EuclideanLossLayer(LossLayer):
     Parameters: none.
     """
 
-    bottom_names = ("prediction", "target")
-    differentiable_bottoms = 2
-
-    def check_shapes(self, *shapes: Shape) -> None:
-        prediction, target = shapes
-        require_same_layout(self.name, "target", target, "prediction", prediction)
-
-    def compute_loss(self, *bottoms: np.ndarray) -> float:
-        prediction, target = map(flat, bottoms)
-        (batch,) = self.mean_over_ranks(batch_size(bottoms[0]))
-        self.weight = 1 / batch
-        return losses.squared_error(prediction, target) * self.weight
-
-    def compute_gradient(
-        self, loss_weight: float, diffs: List[Optional[np.ndarray]], *bottoms: np.ndarray
-    ) -> None:
-        prediction, target = map(flat, bottoms)
-        for diff, scale in opposite(diffs, loss_weight * self.weight):
-            losses.squared_error_gradient(prediction, target, Constant(scale), flat(diff))
+    loss = losses.euclidean
 
 
 class WeightedEuclideanLossLayer(LossLayer):
@@ -121,62 +70,7 @@ class WeightedEuclideanLossLayer(LossLayer):
     Source: the flux loss of Y. Wang et al., "DeepFlux for Skeletons in the Wild", CVPR 2019.
     """
 
-    bottom_names = ("prediction", "target", "mask")
-    optional_bottoms = 1
-    differentiable_bottoms = 2
-    exchanged_counts = 4
-    parameters = {"balance": BALANCE, "normalization": NORMALIZATION}
-
-    def check_shapes(self, *shapes: Shape) -> None:
-        require_same_layout(self.name, "target", shapes[1], "prediction", shapes[0])
-        for mask in shapes[2:]:
-            require_mask(self.name, "mask", mask, "prediction", shapes[0])
-        self.layouts = [batch_channel_position(shapes[0])] * 2
-        self.layouts += [layout_of_mask(mask, shapes[0]) for mask in shapes[2:]]
-
-    def classes(self, target: np.ndarray, *mask: np.ndarray) -> Any:
-        """Which positions are positive and which negative."""
-        return ClassesOfMask(*mask) if mask else ClassesOfTarget(target)
-
-    def weighting(self, classes: Any, weights: ClassWeights) -> Any:
-        """The weight of each position, by blocks."""
-        if self.binary:
-            return WeightOfBinary(classes.mask, weights.positive, weights.negative, self.repeats)
-        return WeightOfClasses(classes, weights, self.repeats)
-
-    def compute_loss(self, *bottoms: np.ndarray) -> float:
-        prediction, target, *mask = self.views(*bottoms)
-        classes = self.classes(target, *mask)
-        self.repeats = prediction.shape[1] // classes.shape[1]
-        counts = count_binary(*mask) if mask else None
-        binary = counts is not None
-        if counts is None:
-            # A NaN would be neither positive nor negative, and so be ignored.
-            if mask and not all_finite(*mask):
-                require_finite(self.name, "mask", bottoms[2], self.iteration)
-            counts = count_classes(classes)
-        self.weights = class_weights(
-            counts,
-            prediction.shape,
-            self.repeats,
-            self.settings["balance"],
-            self.settings["normalization"],
-            self.mean_over_ranks,
-        )
-        self.binary = binary and self.weights.differ_linearly()
-        root = self.weighting(classes, self.weights.roots())
-        return losses.weighted_squared_error(prediction, target, root)
-
-    def compute_gradient(
-        self, loss_weight: float, diffs: List[Optional[np.ndarray]], *bottoms: np.ndarray
-    ) -> None:
-        prediction, target, *mask = self.views(*bottoms)
-        classes = self.classes(target, *mask)
-        for diff, scale in opposite(diffs, loss_weight):
-            weighting = self.weighting(classes, self.weights.times(scale))
-            losses.squared_error_gradient(
-                prediction, target, weighting, diff.reshape(prediction.shape)
-            )
+    loss = losses.weighted_euclidean
 
 
 class WeightedSigmoidCrossEntropyLossLayer(LossLayer):
@@ -200,53 +94,7 @@ class WeightedSigmoidCrossEntropyLossLayer(LossLayer):
     Z. Tu, "Holistically-Nested Edge Detection", ICCV 2015.
     """
 
-    bottom_names = ("score", "label")
-    exchanged_counts = 4
-    parameters = {"balance": BALANCE, "normalization": NORMALIZATION, "check_labels": CHECK_LABELS}
-
-    def check_shapes(self, *shapes: Shape) -> None:
-        score, label = shapes
-        require_same_layout(self.name, "label", label, "score", score)
-        self.layouts = [row_of_each_image(score)] * 2
-
-    def compute_loss(self, *bottoms: np.ndarray) -> float:
-        score, label = self.views(*bottoms)
-        counts = count_binary(label)
-        binary = counts is not None
-        if counts is None:
-            if self.check_is_due() and not value_range(label).largest <= 1:
-                raise_for_labels(
-                    self.name,
-                    bottoms[1],
-                    ~(bottoms[1] <= 1),
-                    "at most 1",
-                    "divide a mask of 0 and 255 by 255; give voids a negative label to ignore them",
-                )
-            counts = count_classes(ClassesOfMask(label))
-        self.weights = class_weights(
-            counts,
-            score.shape,
-            1,
-            self.settings["balance"],
-            self.settings["normalization"],
-            self.mean_over_ranks,
-        )
-        self.binary = binary and self.weights.differ_linearly()
-        if self.binary:
-            return losses.binary_cross_entropy(score, label, self.weights)
-        return losses.cross_entropy(score, CoefficientsOfClasses(label, self.weights))
-
-    def compute_gradient(
-        self, loss_weight: float, diffs: List[Optional[np.ndarray]], *bottoms: np.ndarray
-    ) -> None:
-        score, label = self.views(*bottoms)
-        (out,) = (diff.reshape(score.shape) for diff in diffs if diff is not None)
-        weights = self.weights.times(loss_weight)
-        if self.binary:
-            losses.binary_cross_entropy_gradient(score, label, weights, out)
-        else:
-            coefficients = CoefficientsOfClasses(label, weights)
-            losses.cross_entropy_gradient(score, coefficients, out)
+    loss = losses.balanced_cross_entropy
 
 
 class ChannelSumEuclideanLossLayer(LossLayer):
@@ -265,36 +113,4 @@ class ChannelSumEuclideanLossLayer(LossLayer):
     Source: the question "Trying to understand custom loss layer in caffe" and its answer.
     """
 
-    bottom_names = ("prediction", "target")
-    differentiable_bottoms = 2
-    parameters = {"axis": Axis(default=1), "reduce": Choice("axis", "tail", default="axis")}
-
-    def check_shapes(self, *shapes: Shape) -> None:
-        prediction, target = shapes
-        require_same_shape(self.name, "target", target, "prediction", prediction)
-        axis = self.settings["axis"]
-        if not -len(prediction) <= axis < len(prediction):
-            raise ValueError(
-                f'{self.name}: parameter "axis" is {axis}, but the prediction has shape '
-                f"{prediction}; expected an axis that it has"
-            )
-
-    def summed(self, array: np.ndarray) -> np.ndarray:
-        """The view with what is summed as axis 1 of three."""
-        axis = self.settings["axis"] % array.ndim
-        end = axis + 1 if self.settings["reduce"] == "axis" else array.ndim
-        summed = array.shape[axis:end]
-        return array.reshape(
-            product(array.shape[:axis]), product(summed), product(array.shape[end:])
-        )
-
-    def compute_loss(self, *bottoms: np.ndarray) -> float:
-        (self.batch,) = self.mean_over_ranks(batch_size(bottoms[0]))
-        return losses.channel_sum_squared_error(*map(self.summed, bottoms)) / self.batch
-
-    def compute_gradient(
-        self, loss_weight: float, diffs: List[Optional[np.ndarray]], *bottoms: np.ndarray
-    ) -> None:
-        prediction, target = map(self.summed, bottoms)
-        for diff, scale in opposite(diffs, loss_weight / self.batch):
-            losses.channel_sum_squared_error_gradient(prediction, target, scale, self.summed(diff))
+    loss = losses.channel_sum_euclidean

@@ -1,19 +1,22 @@
-"""What every loss layer owes Caffe, written once."""
+"""What all loss layers have in common: how Caffe drives a loss."""
 
 import functools
 import inspect
 import json
+import math
 import sys
 import traceback
 import warnings
-from typing import Any, Callable, Dict, Iterator, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
 from caffe_losses import batch_counts, parameters
+from caffe_losses.checks import require_finite_loss
 from caffe_losses.import_caffe import caffe
-from caffe_losses.parameters import Parameter
-from caffe_losses.values import fits_float32, require_finite
+from caffe_losses.loops.parts import Part, parts
+from caffe_losses.loops.threads import for_each_part
+from caffe_losses.loss import Evaluation, Loss
 
 Shape = Tuple[int, ...]
 
@@ -44,143 +47,175 @@ def shape_of(blob: Any) -> Shape:
     return tuple(blob.shape) if blob.count == 0 else blob.data.shape
 
 
-def opposite(diffs: List[Optional[np.ndarray]], scale: float) -> Iterator[Tuple[np.ndarray, float]]:
-    """The wanted diffs of prediction and target, whose gradients differ in sign, with the scale."""
-    for diff, signed in zip(diffs, (scale, -scale)):
-        if diff is not None:
-            yield diff, signed
+def fingerprint(array: np.ndarray) -> Tuple[bytes, List[int]]:
+    """What tells whether somebody has written to an array: its first bytes, and sums of its bits."""
+    flat = array.reshape(-1)
+
+    def sum_of_bits(part: Part) -> int:
+        numbers = flat[part[0] : part[1]]
+        pairs = numbers[: numbers.size // 2 * 2].view(np.int64)
+        return int(np.add.reduce(pairs)) + int(numbers[-1:].view(np.int32)[0])
+
+    return flat[:8].tobytes(), for_each_part(sum_of_bits, parts(flat.size))
+
+
+# The gradients that forward has left in the bottoms' diffs.
+LeftGradients = NamedTuple(
+    "LeftGradients",
+    [("loss_weight", float), ("wanted", List[bool]), ("fingerprints", List[Any])],
+)
 
 
 class LossLayer(caffe.Layer):
     """A scalar loss of its bottoms; the base of all layers here.
 
-    A loss names its bottoms and parameters and says how to compute the loss and the gradient of
-    arrays. Counting and checking of bottoms, parameters, loss_weight, propagate_down, empty
-    batches and values that are not finite are dealt with here.
+    A layer names its loss. The gradient is computed in forward, in the same pass as the loss, and
+    written to the bottoms' diffs, as Caffe's own HingeLoss does; backward computes it again where
+    that is not the gradient that it is asked for.
     """
 
-    bottom_names: Tuple[str, ...] = ()
-    optional_bottoms = 0
-    differentiable_bottoms = 1
-    exchanged_counts = 1  # how many compute_loss passes to mean_over_ranks
-    parameters: Dict[str, Parameter] = {}
-
-    def check_shapes(self, *shapes: Shape) -> None:
-        """Raises ValueError where the shapes of the bottoms do not fit together."""
-        raise NotImplementedError
-
-    def compute_loss(self, *bottoms: np.ndarray) -> float:
-        """The loss of the bottoms' data, none of which is empty."""
-        raise NotImplementedError
-
-    def compute_gradient(
-        self, loss_weight: float, diffs: List[Optional[np.ndarray]], *bottoms: np.ndarray
-    ) -> None:
-        """Writes loss_weight times the gradient to those differentiable bottoms that want it."""
-        raise NotImplementedError
-
-    def views(self, *bottoms: np.ndarray) -> List[np.ndarray]:
-        """The bottoms as (N, C, S), in the `layouts` that check_shapes has set."""
-        return [bottom.reshape(layout) for bottom, layout in zip(bottoms, self.layouts)]
+    loss: Loss
 
     @reported
     def setup(self, bottom: Any, top: Any) -> None:
         self.name = type(self).__name__
-        self.require_bottoms(len(bottom))
+        self.loss.require_bottoms(self.name, len(bottom))
         if len(top) != 1:
             raise ValueError(f"{self.name}: {len(top)} tops; expected 1, the loss")
         given = parameters.parse(self.name, self.param_str)
-        self.settings = parameters.check(self.name, given, self.parameters)
+        self.settings = parameters.check(self.name, given, self.loss.parameters)
+        self.check_labels = self.settings.pop("check_labels", "never")
+        self.shapes: List[Shape] = []
         self.iteration = 0
         self.has_seen_a_batch = False
-        self.loss = 0.0
-        self.largest_weight = 1.0
-        self.shapes: List[Shape] = []
-        self.layouts: List[Shape] = []
+        self.has_loss = False  # a forward has succeeded since the last change of shapes
+        self.exchanged: List[np.ndarray] = []  # the counts of that forward
+        # Which gradients the last backward wanted. Before the first one: that to the prediction.
+        self.wanted = [i == 0 for i in range(self.loss.differentiable)]
+        self.left: Optional[LeftGradients] = None
+        self.forwards_without_backward = 0
 
     @reported
     def reshape(self, bottom: Any, top: Any) -> None:
         shapes = [shape_of(bottom[i]) for i in range(len(bottom))]
         # Caffe calls this before every forward.
         if shapes != self.shapes:
-            self.check_shapes(*shapes)
+            self.loss.check_shapes(self.name, self.settings, *shapes)
             self.shapes = shapes
+            self.has_loss = False
             top[0].reshape(1)
 
     @reported
     def forward(self, bottom: Any, top: Any) -> None:
         self.iteration += 1
-        if self.iteration == 1 and self.phase == caffe.TRAIN and top[0].diff[0] == 0:
-            warnings.warn(
-                f"{self.name}: the loss has no loss_weight, so the net does not train on it; "
-                f"write `loss_weight: 1` in the layer, or `include {{ phase: TEST }}` if it is "
-                f"there to be watched",
-                stacklevel=2,
-            )
-        # An empty blob may have no memory at all: Caffe aborts when its data is asked for.
-        if bottom[0].count == 0:
-            self.loss = 0.0
-            # Ranks whose part of the batch is not empty wait for these.
-            self.mean_over_ranks(*[0] * self.exchanged_counts)
-        else:
-            data = [bottom[i].data for i in range(len(bottom))]
-            with np.errstate(all="ignore"):  # what is not finite is found in the loss
-                self.loss = self.compute_loss(*data)
-            self.require_finite_loss(data)
-            self.has_seen_a_batch = True
-        top[0].data[...] = self.loss
+        self.has_loss = False
+        self.left = None
+        self.exchanged = []
+        loss_weight = float(top[0].diff[0])
+        self.warn_if_nothing_trains(loss_weight)
+        bottoms = self.arrays(bottom)
+        is_wanted = self.phase == caffe.TRAIN and loss_weight != 0 and math.isfinite(loss_weight)
+        wanted = [is_wanted and each and bottoms[0].size > 0 for each in self.wanted]
+        evaluation = Evaluation(
+            self.name,
+            self.diffs(bottom, wanted),
+            loss_weight,
+            self.check_labels == "always"
+            or (self.check_labels == "first" and not self.has_seen_a_batch),
+            self.exchange,
+        )
+        loss = self.evaluate(evaluation, bottoms)
+        if any(wanted) and not evaluation.gradient_overflows:
+            fingerprints = [fingerprint(diff) for diff in evaluation.gradients if diff is not None]
+            self.left = LeftGradients(loss_weight, wanted, fingerprints)
+        self.has_loss = True
+        self.has_seen_a_batch = self.has_seen_a_batch or bottoms[0].size > 0
+        top[0].data[...] = loss
 
     @reported
     def backward(self, top: Any, propagate_down: Any, bottom: Any) -> None:
+        self.forwards_without_backward = 0
+        if not self.has_loss:
+            raise RuntimeError(
+                f"{self.name}: backward without a loss: no forward of these bottoms has succeeded; "
+                f"run a forward first"
+            )
         loss_weight = float(top[0].diff[0])
-        # No element of any gradient here is larger than loss_weight * (loss + 1).
-        largest = max(self.loss + 1, self.largest_weight)
-        if not fits_float32(loss_weight * largest):
+        if not math.isfinite(loss_weight):
             raise FloatingPointError(
-                f"{self.name}: the gradient overflows float32: the loss is {self.loss:g}, the "
-                f"largest weight {self.largest_weight:g}, the loss_weight {loss_weight:g} "
-                f"(iteration {self.iteration} of this layer); lower the loss_weight"
+                f"{self.name}: the diff of the top is {loss_weight:g} (iteration {self.iteration} "
+                f"of this layer); expected the finite gradient of what the net minimises to the loss"
             )
         wanted = [propagate_down[i] and bottom[i].count > 0 for i in range(len(bottom))]
-        diffs = [bottom[i].diff if wanted[i] else None for i in range(len(bottom))]
-        for diff in diffs[self.differentiable_bottoms :]:
-            if diff is not None:
-                diff[...] = 0
-        if any(wanted[: self.differentiable_bottoms]):
-            diffs = diffs[: self.differentiable_bottoms]
-            data = (bottom[i].data for i in range(len(bottom)))
-            with np.errstate(all="ignore"):
-                self.compute_gradient(loss_weight, diffs, *data)
+        for i in range(self.loss.differentiable, len(bottom)):
+            if wanted[i]:
+                bottom[i].diff[...] = 0
+        self.wanted = wanted[: self.loss.differentiable]
+        if any(self.wanted) and not self.is_left(loss_weight, bottom):
+            self.write_gradients(loss_weight, bottom)
+        self.left = None
 
-    @classmethod
-    def require_bottoms(cls, count: int) -> None:
-        """Raises unless a layer of this class takes that many bottoms."""
-        most = len(cls.bottom_names)
-        if not most - cls.optional_bottoms <= count <= most:
-            required = most - cls.optional_bottoms
-            names = list(cls.bottom_names[:required])
-            names += [f"{name} (optional)" for name in cls.bottom_names[required:]]
-            raise ValueError(f"{cls.__name__}: {count} bottoms; expected " + ", ".join(names))
+    def is_left(self, loss_weight: float, bottom: Any) -> bool:
+        """Whether the diffs still hold the gradients that are wanted, as forward has left them."""
+        left = self.left
+        if left is None or (left.loss_weight, left.wanted) != (loss_weight, self.wanted):
+            return False
+        diffs = self.diffs(bottom, self.wanted)
+        return left.fingerprints == [fingerprint(diff) for diff in diffs if diff is not None]
 
-    def mean_over_ranks(self, *counts: float) -> np.ndarray:
+    def write_gradients(self, loss_weight: float, bottom: Any) -> None:
+        """Computes the gradients that are wanted, with the counts that forward got from all ranks."""
+        counts = iter(self.exchanged)
+        evaluation = Evaluation(
+            self.name,
+            self.diffs(bottom, self.wanted),
+            loss_weight,
+            check_labels=False,
+            mean_over_ranks=lambda *own: next(counts),
+        )
+        self.evaluate(evaluation, self.arrays(bottom))
+        if evaluation.gradient_overflows:
+            raise FloatingPointError(
+                f"{self.name}: the gradient overflows float32, with the loss_weight {loss_weight:g} "
+                f"(iteration {self.iteration} of this layer); lower the loss_weight"
+            )
+
+    def evaluate(self, evaluation: Evaluation, bottoms: List[np.ndarray]) -> float:
+        """The loss of the bottoms; it is finite."""
+        loss = self.loss.compute(evaluation, *bottoms, **self.settings)
+        when = f" (iteration {self.iteration} of this layer)"
+        require_finite_loss(self.name, loss, self.loss.bottoms, bottoms, when)
+        return loss
+
+    def exchange(self, *counts: float) -> np.ndarray:
         """Counts of this batch; in data-parallel training their mean over all ranks."""
         own = np.array(counts, dtype=np.float64)
         # Only training is in step on all ranks.
-        return batch_counts.all_reduce(own) if self.phase == caffe.TRAIN else own
+        self.exchanged.append(batch_counts.all_reduce(own) if self.phase == caffe.TRAIN else own)
+        return self.exchanged[-1]
 
-    def check_is_due(self) -> bool:
-        """Whether the parameter check_labels asks for a check of this batch."""
-        checks = self.settings["check_labels"]
-        return checks == "always" or (checks == "first" and not self.has_seen_a_batch)
+    def arrays(self, bottom: Any) -> List[np.ndarray]:
+        """The data of the bottoms; Caffe aborts when that of an empty blob is asked for."""
+        return [
+            bottom[i].data if bottom[i].count else np.zeros(shape, np.float32)
+            for i, shape in enumerate(self.shapes)
+        ]
 
-    def require_finite_loss(self, data: List[np.ndarray]) -> None:
-        """Raises FloatingPointError that tells what made the loss NaN or infinite."""
-        if not fits_float32(self.loss):
-            for name, array in zip(self.bottom_names, data):
-                require_finite(self.name, name, array, self.iteration)
-            raise FloatingPointError(
-                f"{self.name}: the loss overflows float32, though all bottoms are finite "
-                f"(iteration {self.iteration} of this layer); scale the bottoms down"
+    def diffs(self, bottom: Any, wanted: List[bool]) -> List[Optional[np.ndarray]]:
+        """The diffs of the bottoms that want a gradient."""
+        return [bottom[i].diff if each else None for i, each in enumerate(wanted)]
+
+    def warn_if_nothing_trains(self, loss_weight: float) -> None:
+        """Warns of a missing loss_weight, when a first iteration has ended without a backward."""
+        self.forwards_without_backward += 1
+        is_second = self.iteration == self.forwards_without_backward == 2
+        if is_second and loss_weight == 0 and self.phase == caffe.TRAIN:
+            warnings.warn(
+                f"{self.name}: the loss has no loss_weight and no other layer sent back a gradient "
+                f"to it after the first iteration, so the net does not train on it; write "
+                f"`loss_weight: 1` in the layer, or `include {{ phase: TEST }}` if it is there to "
+                f"be watched",
+                stacklevel=2,
             )
 
     @classmethod
@@ -191,10 +226,10 @@ class LossLayer(caffe.Layer):
         Caffe's LayerParameter (name, include, propagate_down, ...). Raises ValueError or TypeError
         for a wrong parameter, an unknown keyword and a wrong number of bottoms.
         """
-        cls.require_bottoms(len(bottoms))
+        cls.loss.require_bottoms(cls.__name__, len(bottoms))
         layer_fields = ["ntop", *caffe.proto.caffe_pb2.LayerParameter.DESCRIPTOR.fields_by_name]
         given = {key: value for key, value in fields.items() if key not in layer_fields}
-        parameters.check(cls.__name__, given, cls.parameters)
+        parameters.check(cls.__name__, given, cls.loss.parameters)
         return caffe.layers.Python(
             *bottoms,
             module=cls.__module__,

@@ -1,192 +1,278 @@
-"""The losses as functions of arrays: what the layers compute, without Caffe.
+"""The losses as plain functions of arrays: `loss, gradient = balanced_cross_entropy(score, label)`.
 
-All arrays are (N, C, S): batch, channels, positions. Weightings and coefficients come from
-`weights.py`.
+They need no Caffe; the layers call them too. Each takes arrays of any number of axes, computes in
+float32, and returns the loss and the gradient to its first array. N is the length of axis 0, C of
+axis 1, x the prediction or score, t the target or label, w a weight, sp(z) = ln(1 + e^z).
+
+All raise ValueError or TypeError for shapes, labels and parameters that are wrong, and
+FloatingPointError for a NaN or an infinity and for a loss or gradient that float32 does not hold.
 """
 
 import math
-from functools import partial
-from typing import Any, Callable, Tuple
+from typing import Any, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
-from caffe_losses import kernels
-from caffe_losses.blocks import Index, Scratch, dot, for_each_block, sum_over_blocks
-from caffe_losses.weights import ClassWeights, CoefficientsOfLabel, WeightOfBinary, is_binary
+from caffe_losses.checks import (
+    FLOAT32_MAX,
+    LABEL_TOLERANCE,
+    Shape,
+    batch_channel_position,
+    batch_size,
+    product,
+    raise_for_labels,
+    require_mask,
+    require_same_layout,
+    require_same_shape,
+)
+from caffe_losses.formulas import half_squared_error, sigmoid_cross_entropy
+from caffe_losses.loops.counting import count
+from caffe_losses.loss import Evaluation, loss
+from caffe_losses.parameters import (
+    CHECK_LABELS,
+    REQUIRED,
+    Axis,
+    Choice,
+    Number,
+    NumberForEachChannel,
+)
+from caffe_losses.weights import NO_ARRAY, balanced, groups_of, normalizer, uniform
 
-# Two sums in float64 and their difference in float32.
-DIFFERENCE_BUFFERS = 5
-
-
-def squared_error(prediction: np.ndarray, target: np.ndarray) -> float:
-    """Half the sum of (x - t)^2."""
-
-    def block_sum(index: Index, scratch: Scratch) -> float:
-        return kernels.squared_error(prediction[index], target[index], scratch)
-
-    return sum_over_blocks(prediction.shape, 1, block_sum) / 2
-
-
-def weighted_squared_error(prediction: np.ndarray, target: np.ndarray, root: Any) -> float:
-    """Half the sum of w (x - t)^2; `root` is the weighting by the square root of w."""
-
-    def block_sum(index: Index, scratch: Scratch) -> float:
-        return kernels.weighted_squared_error(
-            prediction[index], target[index], root(index, scratch), scratch
-        )
-
-    return sum_over_blocks(prediction.shape, 1 + root.buffers, block_sum) / 2
-
-
-def squared_error_gradient(
-    prediction: np.ndarray, target: np.ndarray, weighting: Any, out: np.ndarray
-) -> None:
-    """w (x - t), the gradient to the prediction x, written to `out`."""
-
-    def write_block(index: Index, scratch: Scratch) -> None:
-        weight = weighting(index, scratch)
-        kernels.squared_error_gradient(prediction[index], target[index], weight, out[index])
-
-    for_each_block(prediction.shape, weighting.buffers, write_block)
+BALANCE = Choice("image", "batch", "channel", "none", default="image")
+NORMALIZATION = Choice("WEIGHT", "BATCH_SIZE", "NONE", "FULL", "VALID", default="WEIGHT")
+ONE = np.ones(1, np.float32)
 
 
-def cross_entropy(score: np.ndarray, coefficients: Any) -> float:
-    """The sum of a sp(x) + b sp(-x) for the coefficients a, b; sp(z) = ln(1 + e^z)."""
-    block_sum = partial(cross_entropy_of_block, score, coefficients)
-    return sum_over_blocks(score.shape, 3 + coefficients.buffers, block_sum, operations=20)
+def check_pair(name: str, settings: Mapping[str, Any], prediction: Shape, target: Shape) -> None:
+    """Both have the same layout."""
+    require_same_layout(name, "target", target, "prediction", prediction)
 
 
-def cross_entropy_of_block(
-    score: np.ndarray, coefficients: Any, index: Index, scratch: Scratch
+@loss("prediction", "target", differentiable=2, check_shapes=check_pair)
+def euclidean(evaluation: Evaluation, prediction: np.ndarray, target: np.ndarray) -> float:
+    """Euclidean loss, 1/(2N) sum (x - t)^2, of a prediction (N, ...) and a target (the same)."""
+    (batch,) = evaluation.mean_over_ranks(batch_size(prediction))
+    return evaluation.pointwise(half_squared_error, prediction, target, uniform(1 / (batch or 1)))
+
+
+def check_masked(name: str, settings: Mapping[str, Any], prediction: Shape, target: Shape, *mask: Shape) -> None:
+    """The target has the layout of the prediction; the mask may have one value for all channels."""
+    require_same_layout(name, "target", target, "prediction", prediction)
+    for shape in mask:
+        require_mask(name, "mask", shape, "prediction", prediction)
+
+
+@loss(
+    "prediction",
+    "target",
+    "mask",
+    optional=1,
+    differentiable=2,
+    check_shapes=check_masked,
+    balance=BALANCE,
+    normalization=NORMALIZATION,
+)
+def weighted_euclidean(
+    evaluation: Evaluation,
+    prediction: np.ndarray,
+    target: np.ndarray,
+    mask: Optional[np.ndarray] = None,
+    *,
+    balance: str,
+    normalization: str,
 ) -> float:
-    """`cross_entropy` of one block."""
-    negative = partial(coefficients.negative, index, scratch)
-    positive = partial(coefficients.positive, index, scratch)
-    return kernels.cross_entropy(score[index], negative, positive, scratch)
+    """Balanced Euclidean loss, 1/(2N) sum_n [sum w (x - t)^2 / sum w].
 
-
-def cross_entropy_gradient(score: np.ndarray, coefficients: Any, out: np.ndarray) -> None:
-    """a sigmoid(x) - b sigmoid(-x), the gradient to the score x, written to `out`."""
-
-    def write_block(index: Index, scratch: Scratch) -> None:
-        negative = partial(coefficients.negative, index, scratch)
-        positive = partial(coefficients.positive, index, scratch)
-        kernels.cross_entropy_gradient(score[index], negative, positive, out[index], scratch)
-
-    for_each_block(score.shape, 2 + coefficients.buffers, write_block, operations=12)
-
-
-def binary_cross_entropy(score: np.ndarray, label: np.ndarray, weights: ClassWeights) -> float:
-    """`cross_entropy` of labels that are all 0 or 1, in fewer passes."""
-    block_sum = binary_cross_entropy_of_block(score, label, weights)
-    return sum_over_blocks(score.shape, 3, block_sum, operations=12)
-
-
-def binary_cross_entropy_of_block(
-    score: np.ndarray, label: np.ndarray, weights: ClassWeights
-) -> Callable[[Index, Scratch], float]:
-    """The function that computes `binary_cross_entropy` of a block."""
-    weighting = WeightOfBinary(label, weights.positive, weights.negative)
-
-    def block_sum(index: Index, scratch: Scratch) -> float:
-        weight = partial(weighting, index, scratch)
-        total = kernels.binary_cross_entropy(score[index], label[index], weight, scratch)
-        if not math.isfinite(total):  # scores that are wrong by more than 88
-            scratch.release()
-            coefficients = CoefficientsOfLabel(label, weights)
-            total = cross_entropy_of_block(score, coefficients, index, scratch)
-        return total
-
-    return block_sum
-
-
-def cross_entropy_of_labels(
-    score: np.ndarray, label: np.ndarray, weights: ClassWeights
-) -> Tuple[float, bool]:
-    """`cross_entropy` of labels from 0 to 1, and whether all of them are 0 or 1.
-
-    Each block in which all are takes fewer passes.
+    prediction (N, C, ...), target (the same), mask (N, 1, ...), (N, ...) or the prediction's shape:
+    > 0 positive, = 0 negative, < 0 ignored. Without a mask a position is positive where any channel
+    of the target is not 0.
     """
-    binary_block_sum = binary_cross_entropy_of_block(score, label, weights)
-    binary = []
+    shape = batch_channel_position(prediction.shape)
+    any_channel = mask is None
+    layout = positions_of(target if mask is None else mask, shape)
+    groups = groups_of(balance, shape[0], 1 if any_channel else layout.shape[1])
+    counts = count(layout, groups, -FLOAT32_MAX, FLOAT32_MAX, any_channel=any_channel)
+    if counts.wrong:
+        return math.nan  # a mask that is not finite is neither positive nor negative
+    weights = balanced(
+        counts.classes,
+        layout,
+        any_channel,
+        shape,
+        balance,
+        normalization,
+        evaluation.mean_over_ranks,
+    )
+    return evaluation.pointwise(half_squared_error, prediction, target, weights)
 
-    def block_sum(index: Index, scratch: Scratch) -> float:
-        block_is_binary = is_binary(label[index], scratch)
-        binary.append(block_is_binary)
-        if block_is_binary:
-            return binary_block_sum(index, scratch)
-        coefficients = CoefficientsOfLabel(label, weights)
-        return cross_entropy_of_block(score, coefficients, index, scratch)
 
-    total = sum_over_blocks(score.shape, 3, block_sum, operations=12)
-    return total, all(binary)
+def positions_of(mask: np.ndarray, shape: Tuple[int, int, int]) -> np.ndarray:
+    """A mask as (N, C, S), or as (N, 1, S) where it has one value for all channels."""
+    batch, channels, positions = shape
+    return mask.reshape(batch, channels if mask.size == product(shape) else 1, positions)
 
 
-def binary_cross_entropy_gradient(
-    score: np.ndarray, label: np.ndarray, weights: ClassWeights, out: np.ndarray
+def check_labelled(name: str, settings: Mapping[str, Any], score: Shape, label: Shape) -> None:
+    """Both have the same layout."""
+    require_same_layout(name, "label", label, "score", score)
+
+
+@loss(
+    "score",
+    "label",
+    check_shapes=check_labelled,
+    balance=BALANCE,
+    normalization=NORMALIZATION,
+    check_labels=CHECK_LABELS,
+)
+def balanced_cross_entropy(
+    evaluation: Evaluation,
+    score: np.ndarray,
+    label: np.ndarray,
+    *,
+    balance: str,
+    normalization: str,
+) -> float:
+    """Balanced sigmoid cross-entropy, 1/N sum_n [sum w l / sum w], l = t sp(-x) + (1 - t) sp(x).
+
+    score (N, ...), label (the same): > 0 positive, = 0 negative, < 0 ignored; at most 1.
+    """
+    shape = batch_channel_position(score.shape)
+    layout = label.reshape(shape)
+    counts = count(layout, groups_of(balance, *shape[:2]), highest=1 + LABEL_TOLERANCE)
+    if counts.wrong and evaluation.check_labels:
+        raise_for_labels(
+            evaluation.name,
+            label,
+            ~(label <= 1 + LABEL_TOLERANCE),
+            "at most 1",
+            "divide a mask of 0 and 255 by 255; give voids a negative label to ignore them",
+        )
+    weights = balanced(
+        counts.classes, layout, False, shape, balance, normalization, evaluation.mean_over_ranks
+    )
+    return evaluation.pointwise(sigmoid_cross_entropy, score, label, weights, ONE)
+
+
+def check_weighted(
+    name: str, settings: Mapping[str, Any], score: Shape, label: Shape, *weight: Shape
 ) -> None:
-    """`cross_entropy_gradient` of labels that are all 0 or 1, in fewer passes."""
-    weighting = WeightOfBinary(label, -weights.positive, weights.negative)
-
-    def write_block(index: Index, scratch: Scratch) -> None:
-        weight = partial(weighting, index, scratch)
-        kernels.binary_cross_entropy_gradient(
-            score[index], label[index], weight, out[index], scratch
+    """The label has the layout of the score; there is one class weight, or one for each channel."""
+    require_same_layout(name, "label", label, "score", score)
+    for shape in weight:
+        require_mask(name, "weight", shape, "score", score)
+    channels = score[1] if len(score) > 1 else 1
+    numbers = len(settings["cls_weight"])
+    if numbers not in (1, channels):
+        raise ValueError(
+            f'{name}: parameter "cls_weight" has {numbers} numbers, the score of shape '
+            f"{score} {channels} channels; expected one number, or one for each channel"
         )
 
-    for_each_block(score.shape, 1, write_block, operations=8)
 
+@loss(
+    "score",
+    "label",
+    "weight",
+    optional=1,
+    check_shapes=check_weighted,
+    cls_weight=NumberForEachChannel(REQUIRED, minimum=0),
+    normalization=Choice("NONE", "FULL", "VALID", "BATCH_SIZE", default="NONE"),
+    ignore_label=Number(default=None),
+    check_labels=CHECK_LABELS,
+)
+def weighted_cross_entropy(
+    evaluation: Evaluation,
+    score: np.ndarray,
+    label: np.ndarray,
+    weight: Optional[np.ndarray] = None,
+    *,
+    cls_weight: Sequence[float],
+    normalization: str,
+    ignore_label: Optional[float],
+) -> float:
+    """Weighted sigmoid cross-entropy, sum v [w t sp(-x) + (1 - t) sp(x)].
 
-def channel_sum_difference(
-    prediction: np.ndarray, target: np.ndarray, index: Index, scratch: Scratch
-) -> np.ndarray:
-    """s(x) - s(t) of a block of positions, s being the sum over axis 1.
-
-    Sums may cancel, so they and their difference are taken in float64.
+    score (N, C, ...), label (the same) from 0 to 1, weight v (N, 1, ...), (N, ...) or the score's
+    shape; the cls_weight w is a number, or one for each channel.
     """
-    images, _, positions = index
-    shape = prediction[images, :1, positions].shape
-    sums = scratch.take(shape, np.float64), scratch.take(shape, np.float64)
-    for array, out in zip((prediction, target), sums):
-        np.add.reduce(array[images, :, positions], axis=1, keepdims=True, out=out)
-    return np.subtract(*sums, out=scratch.take(shape), casting="same_kind")
-
-
-def channel_sum_squared_error(prediction: np.ndarray, target: np.ndarray) -> float:
-    """Half the sum of (s(x) - s(t))^2."""
-
-    def block_sum(index: Index, scratch: Scratch) -> float:
-        difference = channel_sum_difference(prediction, target, index, scratch)
-        return dot(difference, difference)
-
-    total = sum_over_blocks(
-        positions_of(prediction), DIFFERENCE_BUFFERS, block_sum, operations_of_sums(prediction)
+    ignored = 0
+    if evaluation.check_labels or ignore_label is not None:
+        counts = count(
+            label.reshape(1, 1, -1), (1, 1), 0, 1 + LABEL_TOLERANCE, ignore_label
+        )
+        ignored = counts.ignored
+        if counts.wrong and evaluation.check_labels:
+            raise_for_fractions(evaluation.name, label, ignore_label)
+    batch, elements, valid = evaluation.mean_over_ranks(
+        batch_size(score), label.size, label.size - ignored
     )
-    return total / 2
+    divisor = normalizer(normalization, batch, elements, valid)
+    shape = batch_channel_position(score.shape)
+    of_element = NO_ARRAY if weight is None else positions_of(weight, shape)
+    return evaluation.pointwise(
+        sigmoid_cross_entropy,
+        score,
+        label,
+        uniform(1 / divisor, of_element, ignore_label),
+        np.array(cls_weight, np.float32),
+    )
 
 
-def channel_sum_squared_error_gradient(
-    prediction: np.ndarray, target: np.ndarray, scale: float, out: np.ndarray
+def raise_for_fractions(name: str, label: np.ndarray, ignore_label: Optional[float]) -> None:
+    """Raises for labels that are neither from 0 to 1 nor ignored."""
+    wrong = ~((label >= 0) & (label <= 1 + LABEL_TOLERANCE))
+    if ignore_label is not None:
+        wrong &= label != np.float32(ignore_label)
+    raise_for_labels(
+        name,
+        label,
+        wrong,
+        "0 to 1",
+        f'set "ignore_label": {label[wrong][0]:.8g} if it marks elements to ignore, or scale the '
+        f"labels (divide a mask of 0 and 255 by 255)",
+    )
+
+
+def check_summed(
+    name: str, settings: Mapping[str, Any], prediction: Shape, target: Shape
 ) -> None:
-    """scale * (s(x) - s(t)), the same for every element that was summed, written to `out`."""
-    factor = np.float32(scale)
+    """Both have the same shape, and the axis is one of theirs."""
+    require_same_shape(name, "target", target, "prediction", prediction)
+    axis = settings["axis"]
+    if not -len(prediction) <= axis < len(prediction):
+        raise ValueError(
+            f'{name}: parameter "axis" is {axis}, but the prediction has shape {prediction}; '
+            f"expected an axis that it has"
+        )
 
-    def write_block(index: Index, scratch: Scratch) -> None:
-        images, _, positions = index
-        difference = channel_sum_difference(prediction, target, index, scratch)
-        difference *= factor
-        out[images, :, positions] = difference
 
-    for_each_block(
-        positions_of(prediction), DIFFERENCE_BUFFERS, write_block, operations_of_sums(prediction)
+@loss(
+    "prediction",
+    "target",
+    differentiable=2,
+    check_shapes=check_summed,
+    axis=Axis(default=1),
+    reduce=Choice("axis", "tail", default="axis"),
+)
+def channel_sum_euclidean(
+    evaluation: Evaluation,
+    prediction: np.ndarray,
+    target: np.ndarray,
+    *,
+    axis: int,
+    reduce: str,
+) -> float:
+    """Euclidean loss of sums, 1/(2N) sum (s(x) - s(t))^2, where s sums over an axis.
+
+    prediction (N, C, ...), target (the same). `reduce` "axis" sums over that axis alone, "tail"
+    over it and all after it.
+    """
+    (batch,) = evaluation.mean_over_ranks(batch_size(prediction))
+    first = axis % prediction.ndim
+    end = first + 1 if reduce == "axis" else prediction.ndim
+    sides = prediction.shape[:first], prediction.shape[first:end], prediction.shape[end:]
+    summed = tuple(map(product, sides))
+    return evaluation.channel_sum(
+        half_squared_error, prediction.reshape(summed), target.reshape(summed), 1 / (batch or 1)
     )
-
-
-def positions_of(array: np.ndarray) -> Tuple[int, int, int]:
-    """The shape of an (N, C, S) array after a sum over its channels."""
-    return array.shape[0], 1, array.shape[2]
-
-
-def operations_of_sums(array: np.ndarray) -> int:
-    """About how many operations on a position the difference of two sums over channels takes."""
-    return 10 * array.shape[1]  # to sum in float64 takes long

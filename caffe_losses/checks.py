@@ -1,10 +1,18 @@
-"""How the shapes of a loss's bottoms must fit together."""
+"""What the bottoms of a loss must be, and the errors that say what was found and what to do."""
 
-from typing import Tuple
+import math
+from typing import Sequence, Tuple
 
 import numpy as np
 
 Shape = Tuple[int, ...]
+
+FLOAT32_MAX = float(np.finfo(np.float32).max)
+# Labels of k / 255 that were written with six digits are a little more than 1.
+LABEL_TOLERANCE = 1e-4
+
+
+# Shapes
 
 
 def product(lengths: Shape) -> int:
@@ -20,30 +28,9 @@ def batch_size(array: np.ndarray) -> int:
     return array.shape[0] if array.ndim else 1
 
 
-def flat(array: np.ndarray) -> np.ndarray:
-    """The (1, 1, S) view of a blob, for losses that treat all elements alike."""
-    return array.reshape(1, 1, array.size)
-
-
-def one_row(shape: Shape) -> Shape:
-    """The (1, 1, S) shape of a blob, for losses that treat all elements alike."""
-    return 1, 1, product(shape)
-
-
-def row_of_each_image(shape: Shape) -> Shape:
-    """The (N, 1, S) shape of a blob, for losses that treat all elements of an image alike."""
-    return product(shape[:1]), 1, product(shape[1:])
-
-
-def batch_channel_position(shape: Shape) -> Shape:
+def batch_channel_position(shape: Shape) -> Tuple[int, int, int]:
     """The (N, C, S) shape of a blob with any number of axes."""
     return product(shape[:1]), product(shape[1:2]), product(shape[2:])
-
-
-def layout_of_mask(mask: Shape, reference: Shape) -> Shape:
-    """The (N, C, S) shape of a mask, with C = 1 where the mask holds for all channels."""
-    batch, channels, positions = batch_channel_position(reference)
-    return batch, channels if same_layout(mask, reference) else 1, positions
 
 
 def same_layout(first: Shape, second: Shape) -> bool:
@@ -81,3 +68,49 @@ def require_mask(layer: str, name: str, shape: Shape, reference: str, like: Shap
             f"{layer}: the {name} has shape {shape}; expected {one_channel} or {no_channel} (one "
             f"value for all channels) or {like}, to go with the {reference} of shape {like}"
         )
+
+
+# Values
+
+
+def fits_float32(value: float) -> bool:
+    return math.fabs(value) <= FLOAT32_MAX
+
+
+def example_of(array: np.ndarray, wrong: np.ndarray) -> str:
+    """How many elements are wrong, and the first of them with its place."""
+    place = tuple(int(i) for i in np.unravel_index(int(np.argmax(wrong)), array.shape))
+    found = f"{array[place]:.8g}"  # all digits that tell it from another float32
+    return f"{np.count_nonzero(wrong)} of {array.size} elements, the first {found} at {place}"
+
+
+def raise_for_labels(
+    layer: str, label: np.ndarray, wrong: np.ndarray, expected: str, fix: str
+) -> None:
+    """Raises ValueError for labels that are wrong."""
+    raise ValueError(
+        f"{layer}: the label is wrong in {example_of(label, wrong)}; expected {expected}; {fix}"
+    )
+
+
+def require_finite(layer: str, name: str, array: np.ndarray, when: str) -> None:
+    """Raises if a bottom holds a NaN or an infinity."""
+    wrong = ~np.isfinite(array)
+    if wrong.any():
+        raise FloatingPointError(
+            f"{layer}: the {name} is not finite in {example_of(array, wrong)}{when}"
+        )
+
+
+def require_finite_loss(
+    layer: str, loss: float, names: Sequence[str], bottoms: Sequence[np.ndarray], when: str = ""
+) -> None:
+    """Raises FloatingPointError that tells what made the loss NaN or infinite."""
+    if fits_float32(loss):
+        return
+    for name, array in zip(names, bottoms):
+        require_finite(layer, name, array, when)
+    raise FloatingPointError(
+        f"{layer}: the loss overflows float32, though all bottoms are finite{when}; scale the "
+        f"bottoms down"
+    )

@@ -1,0 +1,47 @@
+"""The functions of one element that formulas are made of.
+
+Here they are NumPy's, for arrays; `loops/numba_engine.py` gives Numba its own for single numbers,
+so that a formula that calls them runs on both. Constants are float32: a number of Python's would
+make compiled code compute in float64.
+"""
+
+from typing import Any
+
+import numpy as np
+
+# A float32 where Numba runs a formula, an array where NumPy does.
+Number = Any
+
+ZERO = np.float32(0)
+HALF = np.float32(0.5)
+ONE = np.float32(1)
+
+
+def exp(z: Number) -> Number:
+    """e^z for z <= 0."""
+    return np.exp(z)
+
+
+def log1p(e: Number) -> Number:
+    """ln(1 + e) for e from 0 to 1, right to its last digits also where 1 + e rounds to 1."""
+    return np.log1p(e)
+
+
+def where(condition: Number, first: Number, second: Number) -> Number:
+    """The first number where the condition holds, the second elsewhere; both are computed."""
+    return np.where(condition, first, second)
+
+
+def absolute(z: Number) -> Number:
+    """|z|."""
+    return np.absolute(z)
+
+
+def maximum(first: Number, second: Number) -> Number:
+    """The larger of two numbers."""
+    return np.maximum(first, second)
+
+
+def minimum(first: Number, second: Number) -> Number:
+    """The smaller of two numbers."""
+    return np.minimum(first, second)

@@ -1,0 +1,147 @@
+"""Counts of labels: how many are positive, negative or ignored, and how many are wrong."""
+
+import functools
+from typing import Any, Callable, Optional, Tuple
+
+import numpy as np
+
+from caffe_losses.elementary import ZERO
+from caffe_losses.loops import engine
+from caffe_losses.loops.parts import ROW, Index, Part, blocks, parts
+from caffe_losses.loops.rows import after, mark_any_channel, tally
+from caffe_losses.loops.threads import for_each_part
+
+Groups = Tuple[int, int]
+Loop = Callable[[np.ndarray, np.ndarray, bool, Groups], np.ndarray]
+
+
+class Counts:
+    """How many labels there are of each kind."""
+
+    def __init__(self, kinds: np.ndarray) -> None:
+        self.classes = kinds[:, :, :2].transpose(2, 0, 1)  # (2, images, channels): above 0, and 0
+        self.ignored = int(kinds[:, :, 2].sum())  # the ignore_label
+        self.wrong = int(kinds[:, :, 3].sum())  # out of range, NaN among them
+
+
+def count(
+    label: np.ndarray,
+    groups: Groups = (1, 1),
+    lowest: float = -np.inf,
+    highest: float = np.inf,
+    ignore_label: Optional[float] = None,
+    any_channel: bool = False,
+) -> Counts:
+    """Counts the labels (N, C, S); `groups` is for how many images and channels apart.
+
+    Labels from the lowest to the highest are right. What is ignored is nothing else. With
+    `any_channel` positions are counted, as positive where any of their labels is not 0.
+    """
+    ignored = np.nan if ignore_label is None else ignore_label  # nothing equals a NaN
+    limits = np.array([lowest, highest, ignored], np.float32)
+    return Counts(loop()(label, limits, any_channel, groups))
+
+
+@functools.lru_cache(maxsize=None)
+def loop() -> Loop:
+    """The loop of the engine; it returns counts (images, channels, 4)."""
+    return engine.loop(compiled_loop, count_in_blocks)
+
+
+def count_in_blocks(
+    label: np.ndarray, limits: np.ndarray, any_channel: bool, groups: Groups
+) -> np.ndarray:
+    """NumPy's loop."""
+    lowest, highest, ignore_label = limits
+    axes = tuple(axis for axis, length in enumerate((*groups, 1)) if length == 1)
+    counts = np.zeros((*groups, 4))
+
+    def count_block(index: Index) -> Tuple[Tuple[slice, ...], np.ndarray]:
+        block = label[index]
+        if any_channel:
+            block = np.any(label[index[0], :, index[2]] != 0, axis=1, keepdims=True)
+        valid = block != ignore_label
+        in_range = (block >= lowest) & (block <= highest)
+        kinds = ((block > 0) & valid, (block == 0) & valid, ~valid, ~in_range & valid)
+        sums = [kind.sum(axis=axes, keepdims=True)[:, :, 0] for kind in kinds]
+        place = (part if length > 1 else slice(1) for part, length in zip(index, groups))
+        return tuple(place), np.moveaxis(sums, 0, 2)
+
+    batch, channels, positions = label.shape
+    for place, sums in for_each_part(
+        count_block, blocks((batch, 1 if any_channel else channels, positions))
+    ):
+        counts[place] += sums
+    return counts
+
+
+def compiled_loop() -> Loop:
+    """Numba's loop."""
+    from caffe_losses.loops import numba_engine
+
+    example = np.zeros((1, 1, 1), np.float32), np.zeros(3, np.float32), False, np.zeros((1, 1, 4))
+    count_rows_compiled = numba_engine.loop(count_rows, "labels", (*example, 0, 1))
+
+    def count_in_parts(
+        label: np.ndarray, limits: np.ndarray, any_channel: bool, groups: Groups
+    ) -> np.ndarray:
+        batch, channels, positions = label.shape
+        size = (1 if any_channel else channels) * positions
+
+        def count_part(part: Part) -> Tuple[slice, np.ndarray]:
+            first, last = part[0] // size, -(-part[1] // size)
+            images = slice(first, last) if groups[0] > 1 else slice(1)
+            own = np.zeros((last - first if groups[0] > 1 else 1, groups[1], 4))
+            start, stop = part[0] - first * size, part[1] - first * size
+            count_rows_compiled(label[first:last], limits, any_channel, own, start, stop)
+            return images, own
+
+        counts = np.zeros((*groups, 4))
+        for images, own in for_each_part(count_part, parts(batch * size)):
+            counts[images] += own
+        return counts
+
+    return count_in_parts
+
+
+def count_rows(
+    label: np.ndarray,
+    limits: np.ndarray,
+    any_channel: bool,
+    counts: np.ndarray,
+    start: int,
+    stop: int,
+) -> None:
+    """Adds up the elements from start to stop as they lie in memory, or the positions."""
+    channels, positions = 1 if any_channel else label.shape[1], label.shape[2]
+    buffer = np.empty(ROW, np.float32)
+    row = start // positions
+    image, channel, position = row // channels, row % channels, start - row * positions
+    while start < stop:
+        step = min(positions - position, ROW, stop - start)
+        labels = label[image, channel, position : position + step]
+        if any_channel:
+            labels = buffer[:step]
+            mark_any_channel(labels, label, image, slice(position, position + step))
+        positive, negative, ignored, right = count_row(labels, limits[0], limits[1], limits[2])
+        group = counts[min(image, counts.shape[0] - 1), min(channel, counts.shape[1] - 1)]
+        group[0] += positive
+        group[1] += negative
+        group[2] += ignored
+        group[3] += step - ignored - right
+        start += step
+        image, channel, position = after(step, image, channel, position, channels, positions)
+
+
+def count_row(labels: np.ndarray, lowest: Any, highest: Any, ignore_label: Any) -> Any:
+    """How many labels of a row are positive, negative, ignored and right."""
+    positive = negative = ignored = right = np.int32(0)
+    for i in range(labels.size):
+        label = labels[i]
+        valid = label != ignore_label
+        positive = tally(positive, valid & (label > ZERO))
+        negative = tally(negative, valid & (label == ZERO))
+        ignored = tally(ignored, label == ignore_label)
+        right = tally(right, valid & (label >= lowest) & (label <= highest))
+    return positive, negative, ignored, right
+

@@ -1,0 +1,207 @@
+"""Numba's side of the loops: the elementary functions of single numbers, and how loops compile."""
+
+import functools
+import hashlib
+import inspect
+import types
+from pathlib import Path
+from typing import Any, Callable, Set, Tuple
+
+import numba
+import numpy as np
+from llvmlite import ir
+from numba.extending import intrinsic, overload
+
+from caffe_losses import elementary
+from caffe_losses.elementary import HALF, ONE, ZERO
+from caffe_losses.loops import rows
+
+FLOAT, BITS = ir.FloatType(), ir.IntType(32)
+float32, int32, boolean = numba.types.float32, numba.types.int32, numba.types.boolean
+
+# exp(z) = 2^k e^r with k the whole number nearest to z / ln 2; ln 2 in two parts, of which the
+# first has few digits, so that k times it is exact. 2^k is 0 below the smallest normal number.
+SMALLEST_EXPONENT = np.float32(-104)
+LOG2_OF_E = np.float32(1.44269504)
+LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+# (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2, to 1e-8, and ln(1 + e) / e about e = 1/2, to 3e-8: the
+# polynomials with the smallest largest error, fitted in float64.
+EXP = [np.float32(c) for c in (0.5, 0.16666578, 0.041666854, 0.0083631463, 0.0013901284)]
+E0, E1, E2, E3, E4 = EXP
+LOG = [0.81093019, -0.28852665, 0.13260908, -0.067711450, 0.036633853, -0.020228246, 0.011586511]
+L0, L1, L2, L3, L4, L5, L6, L7, L8 = map(np.float32, [*LOG, -0.0085744625, 0.0052326252])
+
+
+@intrinsic
+def select(typing: Any, condition: Any, first: Any, second: Any) -> Any:
+    """One of two numbers without a jump: a jump would keep the loop from being vectorised."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.select(*arguments)
+
+    return float32(boolean, float32, float32), generate
+
+
+@intrinsic
+def floor(typing: Any, z: Any) -> Any:
+    """The next whole number below, as a float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.call(builder.module.declare_intrinsic("llvm.floor", [FLOAT]), arguments)
+
+    return float32(float32), generate
+
+
+@intrinsic
+def power_of_two(typing: Any, k: Any) -> Any:
+    """2^k for a whole number k up to 127, put together from its bits; 0 for k below -126."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        biased = builder.add(builder.fptosi(arguments[0], BITS), BITS(127))
+        is_normal = builder.icmp_signed(">", biased, BITS(0))
+        exponent = builder.select(is_normal, biased, BITS(0))
+        return builder.bitcast(builder.shl(exponent, BITS(23)), FLOAT)
+
+    return float32(float32), generate
+
+
+@intrinsic
+def sum_in_any_order(typing: Any, total: Any, value: Any) -> Any:
+    """An addition that LLVM may reorder, as it must to vectorise a sum. No other operation may."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.fadd(*arguments, flags=("reassoc", "nsz", "contract"))
+
+    return total(total, value), generate
+
+
+@intrinsic
+def add_in_32_bits(typing: Any, count: Any, condition: Any) -> Any:
+    """One more where the condition holds: Numba itself would count in 64 bits, half as fast."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        return builder.add(arguments[0], builder.zext(arguments[1], BITS))
+
+    return int32(int32, boolean), generate
+
+
+IMPLEMENTED: Set[Callable] = set()
+
+
+def implements(function: Callable) -> Callable[[Callable], Callable]:
+    """Registers what is decorated as the form that a function has in compiled code."""
+
+    def register(implementation: Callable) -> Callable:
+        def choose(*types: Any) -> Callable:
+            return implementation
+
+        choose.__signature__ = inspect.signature(implementation)  # type: ignore[attr-defined]
+        overload(function, inline="always")(choose)
+        IMPLEMENTED.add(function)
+        return implementation
+
+    return register
+
+
+@implements(rows.add)
+def add(total: Any, value: Any) -> Any:
+    return sum_in_any_order(total, value)
+
+
+@implements(rows.tally)
+def tally(count: Any, condition: Any) -> Any:
+    return add_in_32_bits(count, condition)
+
+
+@implements(elementary.exp)
+def exp(z: Any) -> Any:
+    bounded = select(z < SMALLEST_EXPONENT, SMALLEST_EXPONENT, z)
+    k = floor(bounded * LOG2_OF_E + HALF)
+    r = bounded - k * LN2_HIGH - k * LN2_LOW
+    square = r * r
+    polynomial = (E0 + E1 * r) + square * ((E2 + E3 * r) + square * E4)
+    return (ONE + (r + square * polynomial)) * power_of_two(k)
+
+
+@implements(elementary.log1p)
+def log1p(e: Any) -> Any:
+    u = e - HALF
+    square = u * u
+    fourth = square * square
+    low = (L0 + L1 * u) + square * (L2 + L3 * u)
+    high = (L4 + L5 * u) + square * (L6 + L7 * u) + fourth * L8
+    return e * (low + fourth * high)
+
+
+@implements(elementary.where)
+def where(condition: Any, first: Any, second: Any) -> Any:
+    return select(condition, first, second)
+
+
+@implements(elementary.absolute)
+def absolute(z: Any) -> Any:
+    return select(z < ZERO, -z, z)
+
+
+@implements(elementary.maximum)
+def maximum(first: Any, second: Any) -> Any:
+    return select(first > second, first, second)
+
+
+@implements(elementary.minimum)
+def minimum(first: Any, second: Any) -> Any:
+    return select(first < second, first, second)
+
+
+# Only what cannot change a result's digits by more than rounding once instead of twice.
+OPTIONS = {"fastmath": {"contract", "nsz"}, "nogil": True, "error_model": "numpy"}
+
+
+@functools.lru_cache(maxsize=None)
+def fingerprint() -> str:
+    """A hash of all that a compiled loop is made of.
+
+    Numba's cache looks at the file of a loop and not at those of the formulas in it; with the hash
+    in its name a loop is compiled anew when any of them has changed.
+    """
+    package = Path(elementary.__file__).parent
+    sources = [package / "elementary.py", package / "formulas.py", *package.glob("loops/*.py")]
+    return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()[:16]
+
+
+def compiled(function: Callable, **names: Any) -> Any:
+    """A function with all that it calls, and with other values for some of its module's names.
+
+    Functions of loops stay functions, which LLVM vectorises one by one; formulas and the like
+    become part of those that call them.
+    """
+    is_of_loops = function.__module__.startswith("caffe_losses.loops.")
+    options = OPTIONS if is_of_loops else {"inline": "always"}
+    return numba.njit(**options)(linked(function, function.__name__, **names))
+
+
+def linked(function: Callable, name: str, **names: Any) -> Callable:
+    """A copy of a function, of another name, that calls compiled functions."""
+    values = {**function.__globals__, **names}
+    for used in function.__code__.co_names:
+        value = values.get(used)
+        if isinstance(value, types.FunctionType) and value not in IMPLEMENTED:
+            values[used] = compiled(value, **names)
+    copy = types.FunctionType(function.__code__, values, function.__name__)
+    copy.__qualname__ = name
+    copy.__module__ = function.__module__
+    return copy
+
+
+def loop(function: Callable, name: str, example: Tuple[Any, ...], **names: Any) -> Any:
+    """A loop compiled for arguments like those of the example, cached on disk where possible."""
+    source = linked(function, f"{function.__name__}_{name}_{fingerprint()}", **names)
+    types_of_arguments = tuple(map(numba.typeof, example))
+    try:
+        cached = numba.njit(cache=True, **OPTIONS)(source)
+        cached.compile(types_of_arguments)
+        return cached
+    except Exception:  # no folder for a cache, or one that cannot be read or written
+        uncached = numba.njit(**OPTIONS)(source)
+        uncached.compile(types_of_arguments)
+        return uncached

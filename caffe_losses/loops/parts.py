@@ -1,0 +1,47 @@
+"""How blobs are cut, by their shape alone: results do not depend on the number of threads."""
+
+import functools
+import math
+from typing import List, Sequence, Tuple
+
+Part = Tuple[int, int]
+Index = Tuple[slice, slice, slice]
+
+# Elements in a row, which compiled loops sum in float32; rows are summed in float64.
+ROW = 512
+# Elements in a part: a thread takes about as long to wake as to work on one of a cheap loss.
+PART = 256 * ROW
+# Elements in a block of NumPy's: its temporaries fit the second-level cache.
+BLOCK = 32 * ROW
+
+
+@functools.lru_cache(maxsize=64)
+def parts(count: int) -> List[Part]:
+    """The (start, stop) of the parts of so many elements."""
+    return [(start, min(start + PART, count)) for start in range(0, count, PART)]
+
+
+@functools.lru_cache(maxsize=64)
+def blocks(shape: Tuple[int, int, int]) -> List[Index]:
+    """The indices of the blocks of an (N, C, S) blob: runs of whole images, or parts of one."""
+    batch, channels, positions = shape
+    positions_each = min(positions, max(ROW, BLOCK // max(channels, 1)))
+    channels_each = min(channels, max(1, BLOCK // max(positions_each, 1)))
+    is_whole = positions_each == positions and channels_each == channels
+    images_each = max(1, BLOCK // max(channels * positions, 1)) if is_whole else 1
+    return [
+        (images, some_channels, some_positions)
+        for images in slices(batch, images_each)
+        for some_positions in slices(positions, positions_each)
+        for some_channels in slices(channels, channels_each)
+    ]
+
+
+def slices(length: int, each: int) -> List[slice]:
+    """The slices of this length that cover an axis."""
+    return [slice(start, start + each) for start in range(0, length, max(each, 1))]
+
+
+def total(sums: Sequence[float]) -> float:
+    """The sum of the parts' sums, rounded once; what is not finite stays so."""
+    return math.fsum(sums) if all(map(math.isfinite, sums)) else sum(sums)

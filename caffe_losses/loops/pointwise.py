@@ -1,0 +1,239 @@
+"""The loop element by element: the weighted sum of a formula, and its gradient, in one pass."""
+
+import functools
+import inspect
+from typing import Any, Callable, NamedTuple, Tuple
+
+import numpy as np
+
+from caffe_losses.elementary import ONE, ZERO
+from caffe_losses.loops import engine
+from caffe_losses.loops.parts import ROW, Index, Part, blocks, parts, total
+from caffe_losses.loops.rows import (
+    add,
+    after,
+    copy,
+    fill,
+    ignore,
+    mark_any_channel,
+    multiply,
+    weigh_classes,
+    weigh_marked,
+)
+from caffe_losses.loops.threads import for_each_part
+from caffe_losses.weights import NO_ARRAY, Weights, uniform, weighted
+
+Formula = Callable[..., Tuple[Any, Any]]
+Blobs = NamedTuple(
+    "Blobs",
+    [  # arrays are (N, C, S); one without elements stands for a gradient that is not wanted
+        ("prediction", np.ndarray),
+        ("target", np.ndarray),
+        ("gradient", np.ndarray),  # to the prediction
+        ("opposite", np.ndarray),  # to the target: the negative of the other
+        ("parameter", np.ndarray),  # the formula's third argument, one or one for each channel
+        ("loss_weight", Any),  # float32: what both gradients are multiplied with
+    ],
+)
+Loop = Callable[[Blobs, Weights], float]
+NO_PARAMETER = np.zeros(1, np.float32)
+BLOB = np.zeros((1, 1, 1), np.float32)
+EXAMPLE = Blobs(BLOB, BLOB, BLOB, BLOB, NO_PARAMETER, ONE), uniform(1)
+
+
+def pointwise(formula: Formula, blobs: Blobs, weights: Weights, kind: Any = np.float32) -> float:
+    """The sum of weight * value; writes loss_weight * weight * derivative as the gradient.
+
+    The sum is not finite where a bottom is not, whatever that element weighs, or where the gradient
+    overflows. With `kind` float64 NumPy computes in that precision.
+    """
+    if kind == np.float64:
+        return run_blocks(formula, blobs, weights, kind)
+    return loop(formula)(blobs, weights)
+
+
+@functools.lru_cache(maxsize=None)
+def loop(formula: Formula) -> Loop:
+    """The loop of the engine for this formula."""
+    return engine.loop(lambda: compiled_loop(formula), functools.partial(run_blocks, formula))
+
+
+def takes_parameter(formula: Formula) -> bool:
+    return len(inspect.signature(formula).parameters) == 3
+
+
+def with_parameter(formula: Formula) -> Formula:
+    """The formula as one of three arguments."""
+    return formula if takes_parameter(formula) else lambda x, t, parameter: formula(x, t)
+
+
+# NumPy
+
+
+def run_blocks(
+    formula: Formula, blobs: Blobs, weights: Weights, kind: Any = np.float32
+) -> float:
+    """NumPy's loop."""
+    of_three = with_parameter(formula)
+    parameter = blobs.parameter.reshape(1, -1, 1).astype(kind)
+
+    def run_block(index: Index) -> float:
+        x, t = (array[index].astype(kind, copy=False) for array in blobs[:2])
+        weight = weight_of_block(weights, t, index).astype(kind, copy=False)
+        with np.errstate(all="ignore"):  # it holds for one thread alone
+            value, gradient = weighted(
+                of_three, x, t, part_of(parameter, index), weight, kind(blobs.loss_weight)
+            )
+        store(blobs, index, gradient)
+        return float(value.sum(dtype=np.float64))
+
+    return total(for_each_part(run_block, blocks(blobs.prediction.shape)))
+
+
+def store(blobs: Blobs, index: Index, gradient: np.ndarray) -> None:
+    """Writes the gradient of a block to those who want it."""
+    if blobs.gradient.size:
+        blobs.gradient[index] = gradient
+    if blobs.opposite.size:
+        blobs.opposite[index] = -gradient
+
+
+def part_of(operand: np.ndarray, index: Index) -> np.ndarray:
+    """The part of an operand that belongs to a block; axes of size 1 broadcast."""
+    parts = zip(index, operand.shape)
+    return operand[tuple(part if size > 1 else slice(1) for part, size in parts)]
+
+
+def weight_of_block(weights: Weights, target: np.ndarray, index: Index) -> np.ndarray:
+    """What the elements of a block weigh; it broadcasts to the block."""
+    weight = part_of(weights.positive[:, :, np.newaxis], index)
+    if weights.mask.size:
+        negative = part_of(weights.negative[:, :, np.newaxis], index)
+        mask = part_of(weights.mask, index)
+        if weights.any_channel:
+            mask = np.any(weights.mask[index[0], :, index[2]] != 0, axis=1, keepdims=True)
+        weight = np.where(mask > 0, weight, np.where(mask == 0, negative, ZERO))
+    if not np.isnan(weights.ignore_label):
+        weight = np.where(target == weights.ignore_label, ZERO, weight)
+    if weights.of_element.size:
+        weight = weight * part_of(weights.of_element, index)
+    return weight
+
+
+# Numba
+
+
+def compiled_loop(formula: Formula) -> Loop:
+    """Numba's loop for this formula."""
+    from caffe_losses.loops import numba_engine
+
+    run = numba_engine.loop(
+        run_rows, formula.__name__, (*EXAMPLE, 0, 1), formula=compiled_formula(formula)
+    )
+
+    def run_parts(blobs: Blobs, weights: Weights) -> float:
+        def run_part(part: Part) -> float:
+            return run(blobs, weights, *part)
+
+        return total(for_each_part(run_part, parts(blobs.prediction.size)))
+
+    return run_parts
+
+
+def compiled_formula(formula: Formula) -> Any:
+    """The formula as a compiled one of three arguments."""
+    from caffe_losses.loops import numba_engine
+
+    compiled = numba_engine.compiled(formula)
+    if takes_parameter(formula):
+        return compiled
+    return numba_engine.compiled(ignoring_parameter, formula=compiled)
+
+
+def formula(x: Any, t: Any, parameter: Any) -> Tuple[Any, Any]:
+    """Stands where `compiled_row` puts the formula of a loss."""
+    raise NotImplementedError
+
+
+def ignoring_parameter(x: Any, t: Any, parameter: Any) -> Tuple[Any, Any]:
+    """A formula of two arguments as one of three."""
+    return formula(x, t)
+
+
+def run_row(
+    x: np.ndarray,
+    t: np.ndarray,
+    parameter: np.ndarray,
+    weight: np.ndarray,
+    gradient: np.ndarray,
+    loss_weight: Any,
+) -> Any:
+    """The sum over a row, in float32, and its gradient."""
+    result = ZERO
+    for i in range(x.size):
+        value, gradient[i] = weighted(formula, x[i], t[i], parameter[i], weight[i], loss_weight)
+        result = add(result, value)
+    return result
+
+
+def run_rows(blobs: Blobs, weights: Weights, start: int, stop: int) -> float:
+    """The sum over the elements from start to stop as they lie in memory, row by row."""
+    x, t = blobs.prediction.reshape(-1), blobs.target.reshape(-1)
+    gradient, opposite = blobs.gradient.reshape(-1), blobs.opposite.reshape(-1)
+    channels, positions = blobs.prediction.shape[1:]
+    row = start // positions
+    place = row // channels, row % channels, start - row * positions
+    parameter, weight = np.empty(ROW, np.float32), np.empty(ROW, np.float32)
+    unwanted = np.empty(ROW, np.float32)
+    fill(parameter, blobs.parameter[0])
+    fill(weight, weights.positive[0, 0])
+    result = 0.0
+    for first in range(start, stop, ROW):
+        last = min(first + ROW, stop)
+        length = last - first
+        done = 0
+        while done < length and (blobs.parameter.size > 1 or differ(weights)):
+            image, channel, position = place
+            step = min(positions - position, length - done)
+            to = done + step
+            weigh(weight[done:to], t[first + done : first + to], weights, image, channel, position)
+            if blobs.parameter.size > 1:
+                fill(parameter[done:to], blobs.parameter[channel])
+            place = after(step, image, channel, position, channels, positions)
+            done = to
+        out = gradient[first:last] if gradient.size else unwanted[:length]
+        result += run_row(
+            x[first:last], t[first:last], parameter[:length], weight[:length], out, blobs.loss_weight
+        )
+        if opposite.size:
+            copy(opposite[first:last], out, -ONE)
+    return result
+
+
+def differ(weights: Weights) -> bool:
+    """Whether not all elements weigh the same."""
+    ignored = weights.ignore_label
+    sizes = weights.mask.size + weights.of_element.size + weights.positive.size
+    return sizes > 1 or ignored == ignored
+
+
+def weigh(
+    weight: np.ndarray, target: np.ndarray, weights: Weights, image: int, channel: int, start: int
+) -> None:
+    """Sets the weights of a run of elements of one channel."""
+    table = weights.positive.shape
+    row, column = min(image, table[0] - 1), min(channel, table[1] - 1)
+    positive, negative = weights.positive[row, column], weights.negative[row, column]
+    here = slice(start, start + weight.size)
+    mask, of_element = weights.mask, weights.of_element
+    if mask.size == 0:
+        fill(weight, positive)
+    elif weights.any_channel:
+        mark_any_channel(weight, mask, image, here)
+        weigh_marked(weight, positive, negative)
+    else:
+        weigh_classes(weight, mask[image, min(channel, mask.shape[1] - 1), here], positive, negative)
+    if weights.ignore_label == weights.ignore_label:
+        ignore(weight, target, weights.ignore_label)
+    if of_element.size:
+        multiply(weight, of_element[image, min(channel, of_element.shape[1] - 1), here])

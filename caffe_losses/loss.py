@@ -1,0 +1,166 @@
+"""What a loss is: a plain function of arrays, and what a layer must know of it."""
+
+import functools
+import inspect
+import math
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+
+from caffe_losses import parameters
+from caffe_losses.checks import Shape, batch_channel_position, require_finite_loss
+from caffe_losses.loops.channel_sum import channel_sum
+from caffe_losses.loops.pointwise import NO_PARAMETER, Blobs, Formula, pointwise
+from caffe_losses.parameters import Parameter
+from caffe_losses.weights import NO_ARRAY, Weights
+
+ShapeCheck = Callable[..., None]
+
+
+def own_counts(*counts: float) -> np.ndarray:
+    """The counts as they are: the whole batch is here."""
+    return np.array(counts, dtype=np.float64)
+
+
+class Evaluation:
+    """One evaluation of a loss: where its gradients go, and how it is to be done."""
+
+    def __init__(
+        self,
+        name: str,
+        gradients: Sequence[Optional[np.ndarray]] = (),
+        loss_weight: float = 1,
+        check_labels: bool = True,
+        mean_over_ranks: Callable[..., np.ndarray] = own_counts,
+    ) -> None:
+        self.name = name  # of the layer or function, for errors
+        self.gradients = gradients  # to prediction and target, None where not wanted
+        self.loss_weight = loss_weight  # what gradients are multiplied with
+        self.check_labels = check_labels
+        self.mean_over_ranks = mean_over_ranks  # of counts; ranks average their gradients
+        self.gradient_overflows = False
+
+    def pointwise(
+        self,
+        formula: Formula,
+        prediction: np.ndarray,
+        target: np.ndarray,
+        weights: Weights,
+        parameter: np.ndarray = NO_PARAMETER,
+    ) -> float:
+        """The weighted sum of a formula over all elements."""
+        shape = batch_channel_position(prediction.shape)
+        blobs = self.blobs(prediction.reshape(shape), target.reshape(shape), parameter)
+        return self.sum(functools.partial(pointwise, formula, weights=weights), blobs)
+
+    def channel_sum(
+        self, formula: Formula, prediction: np.ndarray, target: np.ndarray, weight: float
+    ) -> float:
+        """The weighted sum of a formula of sums over axis 1; all arrays have three axes."""
+        blobs = self.blobs(prediction, target, NO_PARAMETER)
+        return self.sum(functools.partial(channel_sum, formula, weight=weight), blobs)
+
+    def blobs(self, prediction: np.ndarray, target: np.ndarray, parameter: np.ndarray) -> Blobs:
+        """The arrays (N, C, S) of a loop, with the gradients that are wanted."""
+        wanted = [
+            NO_ARRAY if gradient is None else gradient.reshape(prediction.shape)
+            for gradient in self.gradients
+        ]
+        gradient, opposite = (*wanted, NO_ARRAY, NO_ARRAY)[:2]
+        factor = np.float32(self.loss_weight)
+        return Blobs(prediction, target, gradient, opposite, parameter, factor)
+
+    def sum(self, loop: Callable[..., float], blobs: Blobs) -> float:
+        """What the loop returns; in float64 where float32 does not hold it or the gradient."""
+        total = loop(blobs=blobs)
+        if not math.isfinite(total):
+            gradients = [array for array in (blobs.gradient, blobs.opposite) if array.size]
+            blobs = blobs._replace(gradient=NO_ARRAY, opposite=NO_ARRAY)
+            total = loop(blobs=blobs, kind=np.float64)
+            self.gradient_overflows = not all(np.isfinite(array).all() for array in gradients)
+        return total
+
+
+class Loss:
+    """A loss as a function: `loss, gradient = euclidean(prediction, target)`.
+
+    It takes arrays of any number of axes and returns the loss and the gradient to the first of
+    them. Layers call `compute` with an `Evaluation` of their own.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[..., float],
+        bottoms: Sequence[str],
+        optional: int,
+        differentiable: int,
+        check_shapes: ShapeCheck,
+        parameters: Mapping[str, Parameter],
+    ) -> None:
+        self.compute = compute
+        self.bottoms = tuple(bottoms)
+        self.required = len(bottoms) - optional
+        self.differentiable = differentiable  # so many of the bottoms get a gradient
+        self.check_shapes = check_shapes
+        self.parameters = dict(parameters)
+        self.__name__ = compute.__name__
+        self.__doc__ = compute.__doc__
+        self.__signature__ = self.signature()
+
+    def signature(self) -> inspect.Signature:
+        """What `help` shows."""
+        kinds = inspect.Parameter
+        bottoms = [
+            kinds(name, kinds.POSITIONAL_OR_KEYWORD, default=default)
+            for name, default in zip(
+                self.bottoms,
+                [kinds.empty] * self.required + [None] * (len(self.bottoms) - self.required),
+            )
+        ]
+        settings = [
+            kinds(
+                name,
+                kinds.KEYWORD_ONLY,
+                default=kinds.empty if value.default is parameters.REQUIRED else value.default,
+            )
+            for name, value in self.parameters.items()
+        ]
+        return inspect.Signature([*bottoms, *settings])
+
+    def require_bottoms(self, name: str, count: int) -> None:
+        """Raises unless the loss takes that many bottoms."""
+        if not self.required <= count <= len(self.bottoms):
+            names = list(self.bottoms[: self.required])
+            names += [f"{bottom} (optional)" for bottom in self.bottoms[self.required :]]
+            raise ValueError(f"{name}: {count} bottoms; expected " + ", ".join(names))
+
+    def __call__(self, *arrays: Any, **given: Any) -> Tuple[float, np.ndarray]:
+        name = self.__name__
+        named = [given.pop(bottom) for bottom in self.bottoms[len(arrays) :] if bottom in given]
+        bottoms = [np.asarray(array, np.float32, "C") for array in (*arrays, *named)]
+        self.require_bottoms(name, len(bottoms))
+        settings = parameters.check(name, given, self.parameters)
+        self.check_shapes(name, settings, *(array.shape for array in bottoms))
+        settings.pop("check_labels", None)
+        gradient = np.empty_like(bottoms[0])
+        evaluation = Evaluation(name, [gradient])
+        result = self.compute(evaluation, *bottoms, **settings)
+        require_finite_loss(name, result, self.bottoms, bottoms)
+        if evaluation.gradient_overflows:
+            raise FloatingPointError(f"{name}: the gradient overflows float32")
+        return result, gradient
+
+
+def loss(
+    *bottoms: str,
+    check_shapes: ShapeCheck,
+    optional: int = 0,
+    differentiable: int = 1,
+    **parameters: Parameter,
+) -> Callable[[Callable[..., float]], Loss]:
+    """Makes a `Loss` of the function that computes it."""
+
+    def decorate(compute: Callable[..., float]) -> Loss:
+        return Loss(compute, bottoms, optional, differentiable, check_shapes, parameters)
+
+    return decorate
