@@ -16,7 +16,7 @@ import numpy as np
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT, os.path.join(ROOT, "tests")]
 
-from nets import loss_net, python_layer  # noqa: E402
+from support.nets import loss_net, python_layer  # noqa: E402
 
 SHAPE = (10, 1, 512, 512)
 ROUNDS = 101

@@ -12,7 +12,8 @@ from typing import List
 import numpy as np
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
-from nets import fed, input_layer, net_from
+
+from support.nets import fed, input_layer, net_from
 
 CHANNELS = 3
 MASKS = re.compile("mask|weight|label")

@@ -17,7 +17,7 @@ from typing import Any, Dict, Iterator, List, NamedTuple, Sequence
 import matplotlib
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PATTERNS = ["*.md", "docs/*.md", "examples/*/*.md", "benchmarks/*.md", "prototxt/*.md"]
 DOCUMENTS = sorted(str(p.relative_to(ROOT)) for pattern in PATTERNS for p in ROOT.glob(pattern))
 LANGUAGES = {"python", "prototxt", "console", "sh", "text", "math"}
@@ -117,8 +117,15 @@ def add_to(copy: Path, block: Block) -> None:
 
 
 def environment(checkout: Path) -> Dict[str, str]:
-    paths = f"{checkout}{os.pathsep}{checkout / 'tests'}"
-    return {**os.environ, "PYTHONPATH": paths, "GLOG_minloglevel": "2", "MPLBACKEND": "agg"}
+    tests = checkout / "tests"
+    paths = [checkout, tests, tests / "documents", tests / "gradient_check"]
+    python_path = os.pathsep.join(map(str, paths))
+    return {
+        **os.environ,
+        "PYTHONPATH": python_path,
+        "GLOG_minloglevel": "2",
+        "MPLBACKEND": "agg",
+    }
 
 
 def run(command: Sequence[str], checkout: Path, folder: Path, **options: Any) -> Any:
@@ -171,7 +178,11 @@ def test_prototxt_blocks_load_and_run(name, checkout, tmp_path):
     for block in in_language(name, "prototxt"):
         path = tmp_path / "block.prototxt"
         path.write_text(block.text, encoding="utf-8")
-        command = [sys.executable, str(checkout / "tests" / "run_prototxt.py"), str(path)]
+        command = [
+            sys.executable,
+            str(checkout / "tests" / "documents" / "run_prototxt.py"),
+            str(path),
+        ]
         done = run(command, checkout, tmp_path, stderr=subprocess.STDOUT)
         assert done.returncode == 0, f"line {block.line}\n{done.stdout}"
 
@@ -234,7 +245,7 @@ def check_make(targets: Sequence[str]) -> None:
 
 def check_python(arguments: Sequence[str]) -> None:
     if arguments[:3] == ["-m", "pip", "install"]:
-        assert arguments[3:] == ["."]  # tests/test_drop_in.py runs it
+        assert arguments[3:] == ["."]  # tests/package/test_drop_in.py runs it
         return
     length = 2 if arguments[0] == "-m" else 1
     check_files(arguments)

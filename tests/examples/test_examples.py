@@ -27,7 +27,7 @@ from examples.skeleton_flux.recovery import (
 )
 from pylayerUtils import EuclideanLossLayer
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 COMMAND = [sys.executable, str(ROOT / "examples" / "skeleton_flux" / "train.py")]
 ITERATIONS = 60  # long enough for Ctrl-C to come in time
 SHORT = ["--iterations", str(ITERATIONS), "--images", "24"]

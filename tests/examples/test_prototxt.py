@@ -5,17 +5,17 @@ import subprocess
 from pathlib import Path
 
 import numpy as np
-import oracle
 import pytest
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
-from nets import fed, loss_and_gradients, net_from
 
 from examples.fashion_mnist import read_fashion_mnist
 from examples.skeleton_flux.data import with_targets
 from examples.training import write_hdf5
+from support import oracle
+from support.nets import fed, loss_and_gradients, net_from
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "prototxt"
 TRAINING = {"train.prototxt", "solver.prototxt"}
 LOSSES = sorted(path.name for path in SAMPLES.iterdir() if path.name not in TRAINING)

@@ -3,9 +3,10 @@
 import json
 
 import numpy as np
-import oracle
 import pytest
-from nets import fed, input_layer, loss_and_gradients, loss_net, net_from, python_layer
+
+from support import oracle
+from support.nets import fed, input_layer, loss_and_gradients, loss_net, net_from, python_layer
 
 MODULES = {
     "EuclideanLossLayer": "pylayerUtils",

@@ -16,12 +16,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from loss_table import LOSSES, draw, expected, layer_of, name_of
-from nets import fed, loss_and_gradients, loss_net, python_layer
 
 from caffe_losses import blocks
+from support.layers import LOSSES, draw, expected, layer_of, name_of
+from support.nets import fed, loss_and_gradients, loss_net, python_layer
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).resolve().parents[2]
 # One row for each layer and kind of bottoms, with its defaults.
 ONE_OF_EACH = list({(row.layer, *row.draws): row for row in reversed(LOSSES)}.values())
 SEVERAL_BLOCKS = (3, 3, 300, 300)
@@ -155,7 +155,7 @@ def test_a_missing_loss_weight_is_warned_of_once_in_training(row):
 
 
 def training_command(folder, *snapshot):
-    script = str(ROOT / "tests" / "train_with_snapshots.py")
+    script = str(ROOT / "tests" / "layers" / "train_with_snapshots.py")
     return [sys.executable, script, str(folder), *map(str, snapshot)]
 
 
@@ -442,7 +442,7 @@ def functions_of(path):
 
 def test_every_test_that_the_document_names_exists():
     text = (ROOT / "docs" / "reliability.md").read_text()
-    named = re.findall(r"`(tests/\w+\.py)::(\w+)`", text)
+    named = re.findall(r"`(tests/[\w/]+\.py)::(\w+)`", text)
     assert len(named) > 20
     missing = [(file, name) for file, name in named if name not in functions_of(ROOT / file)]
     assert missing == []
@@ -450,7 +450,8 @@ def test_every_test_that_the_document_names_exists():
 
 def test_the_document_names_the_tests_of_reliability():
     text = (ROOT / "docs" / "reliability.md").read_text()
-    files = [f"tests/test_{what}.py" for what in ("errors", "fuzz", "parameters", "reliability")]
+    names = ("layers/test_errors", "losses/test_fuzz", "layers/test_parameters")
+    files = [f"tests/{name}.py" for name in (*names, "layers/test_reliability")]
     tests = {f"`{file}::{name}`" for file in files for name in functions_of(ROOT / file)}
     unnamed = {test for test in tests if "::test_" in test and test not in text}
     assert {test for test in unnamed if "document" not in test} == set()

@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from loss_table import LOSSES, Row, draw, expected, layer_of
-from nets import loss_and_gradients, loss_net, native_layer, python_layer
+
+from support.layers import LOSSES, Row, draw, expected, layer_of
+from support.nets import loss_and_gradients, loss_net, native_layer, python_layer
 
 SHAPE = (2, 1, 300, 301)  # several blocks, and a row that is not full
 SMALLEST_NORMAL = np.finfo(np.float32).tiny

@@ -14,11 +14,12 @@ from collections import Counter
 from typing import Any, Callable, Dict, NamedTuple, Sequence
 
 import numpy as np
-import oracle
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from nets import loss_and_gradients, loss_net, python_layer
+
+from support import oracle
+from support.nets import loss_and_gradients, loss_net, python_layer
 
 Layer = NamedTuple(
     "Layer",

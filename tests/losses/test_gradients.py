@@ -1,10 +1,10 @@
 """The gradient of every loss, with every parameter, is the derivative of the loss it prints."""
 
 import pytest
-from loss_table import LOSSES, draw, layer_of, name_of, sparse
-from nets import loss_net
 
 from caffe_losses.gradient_check import assert_gradients
+from support.layers import LOSSES, draw, layer_of, name_of, sparse
+from support.nets import loss_net
 
 SHAPE = (2, 3, 3, 4)
 

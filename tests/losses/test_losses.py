@@ -3,10 +3,10 @@
 import caffe
 import numpy as np
 import pytest
-from loss_table import LOSSES, Row, draw, expected, layer_of, name_of
-from nets import fed, input_layer, loss_and_gradients, loss_net, net_from
 
 from caffe_losses import batch_counts
+from support.layers import LOSSES, Row, draw, expected, layer_of, name_of
+from support.nets import fed, input_layer, loss_and_gradients, loss_net, net_from
 
 every_loss = pytest.mark.parametrize("row", LOSSES, ids=name_of)
 FIRST_OF_EACH_LAYER = list({row.layer: row for row in reversed(LOSSES)}.values())

@@ -4,7 +4,15 @@ import json
 
 import numpy as np
 import pytest
-from nets import input_layer, loss_and_gradients, loss_net, native_layer, net_from, python_layer
+
+from support.nets import (
+    input_layer,
+    loss_and_gradients,
+    loss_net,
+    native_layer,
+    net_from,
+    python_layer,
+)
 
 SHAPE = (3, 2, 4, 5)
 random = np.random.RandomState(0)

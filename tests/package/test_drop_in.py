@@ -10,9 +10,10 @@ import sys
 import caffe
 import numpy as np
 import pytest
-from nets import fed, input_layer, loss_and_gradients, net_from
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from support.nets import fed, input_layer, loss_and_gradients, net_from
+
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 
 WEIGHTED_EUCLIDEAN = """
 layer {

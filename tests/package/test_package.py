@@ -13,7 +13,7 @@ import pytest
 
 import caffe_losses
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 PUBLIC_MODULES = [
     "SigmoidCrossEntropyWeightLossLayer.py",
     "pylayerUtils.py",

@@ -4,8 +4,9 @@ import json
 from typing import Any, Callable, Dict, NamedTuple, Sequence
 
 import numpy as np
-import oracle
-from nets import python_layer
+
+from support import oracle
+from support.nets import python_layer
 
 Array = np.ndarray
 Row = NamedTuple(
