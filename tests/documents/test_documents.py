@@ -329,6 +329,14 @@ def test_what_code_spans_name_exists(name):
             assert f"def {test}(" in read(path), span
 
 
+def test_docs_reliability_names_all_tests_of_reliability():
+    text = read("docs/reliability.md")
+    names = ["layers/test_errors", "layers/test_parameters", "layers/test_reliability"]
+    for path in [f"tests/{name}.py" for name in (*names, "losses/test_fuzz")]:
+        for test in re.findall(r"(?m)^def (test_\w+)", read(path)):
+            assert f"`{path}::{test}`" in text
+
+
 # Formulas, links and figures
 
 

@@ -1,5 +1,6 @@
 """Nets for the tests, made from prototxt text in real Caffe."""
 
+import json
 import os
 import tempfile
 from typing import Any, Dict, Optional, Sequence
@@ -28,9 +29,11 @@ def input_layer(name: str, shape: Sequence[int]) -> str:
 
 
 def python_layer(
-    module: str, layer: str, bottoms: Sequence[str], parameters: str = "", **options: Any
+    module: str, layer: str, bottoms: Sequence[str], parameters: Any = "", **options: Any
 ) -> str:
-    """A Python loss layer named `loss`."""
+    """A Python loss layer named `loss`; its parameters are a dictionary or the param_str itself."""
+    if isinstance(parameters, dict):
+        parameters = json.dumps(parameters) if parameters else ""
     escaped = parameters.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     lines = [f'bottom: "{bottom}"' for bottom in bottoms]
     lines += [f"{key}: {value}" for key, value in options.items()]
