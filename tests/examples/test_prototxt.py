@@ -1,8 +1,6 @@
 """The samples in prototxt/ load as they are, compute what their comments say, and train."""
 
-import os
-import subprocess
-from pathlib import Path
+import json
 
 import numpy as np
 import pytest
@@ -12,88 +10,84 @@ from google.protobuf import text_format
 from examples.fashion_mnist import read_fashion_mnist
 from examples.skeleton_flux.data import with_targets
 from examples.training import write_hdf5
-from support import oracle
+from support.layers import LAYERS, channels_of, expected, row_with
 from support.nets import fed, loss_and_gradients, net_from
+from support.processes import ROOT, caffe_train
 
-ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = ROOT / "prototxt"
 TRAINING = {"train.prototxt", "solver.prototxt"}
-LOSSES = sorted(path.name for path in SAMPLES.iterdir() if path.name not in TRAINING)
+NAMES = sorted(path.name for path in SAMPLES.iterdir() if path.name not in TRAINING)
+LAYER = {layer.name: layer for layer in LAYERS}
 
 
-def shapes_of(name):
-    """The shape of each input of a sample."""
-    net = net_from((SAMPLES / name).read_text())
-    return {blob: tuple(net.blobs[blob].shape) for blob in net.inputs}
+def text_of(name):
+    return (SAMPLES / name).read_text()
+
+
+def losses_in(name):
+    """The loss layers of this project in a sample, each with the row that it is."""
+    net = text_format.Parse(text_of(name), caffe_pb2.NetParameter())
+    for layer in net.layer:
+        if layer.type == "Python":
+            described = LAYER[layer.python_param.layer]
+            assert layer.python_param.module == described.module
+            parameters = json.loads(layer.python_param.param_str or "{}")
+            all_bottoms = len(layer.bottom) == len(described.bottoms)
+            yield layer, row_with(described, optional=all_bottoms, **parameters)
+
+
+def draw_of(bottom, row):
+    """The draw with elements that are ignored, where the parameters name them."""
+    for one in bottom.draws:
+        if one.needs and one.needs.items() <= row.parameters.items():
+            return one
+    return bottom.draws[0]
 
 
 def drawn(name):
-    """Inputs of a sample: zeros and ones for masks and labels."""
+    """Inputs of a sample: for its losses from the table, for all else normal."""
     random = np.random.RandomState(1)
-    arrays = {blob: random.randn(*shape) for blob, shape in shapes_of(name).items()}
-    for blob in set(arrays) & {"mask", "label"}:
-        arrays[blob] = (arrays[blob] > 0.8).astype(float)
-    return {blob: array.astype(np.float32) for blob, array in arrays.items()}
+    net = net_from(text_of(name))
+    shapes = {blob: tuple(net.blobs[blob].shape) for blob in net.inputs}
+    inputs = {blob: random.randn(*shape).astype(np.float32) for blob, shape in shapes.items()}
+    for layer, row in losses_in(name):
+        channels = channels_of(tuple(net.blobs[layer.bottom[0]].shape), row.parameters)
+        for blob, bottom in zip(layer.bottom, row.layer.bottoms):
+            if blob in inputs:
+                inputs[blob] = draw_of(bottom, row)(random, shapes[blob], channels)
+    return inputs
 
 
 def computed(name, inputs, edit=lambda text: text):
     """Loss and gradients of a sample."""
-    text = edit((SAMPLES / name).read_text())
-    return loss_and_gradients(fed(net_from("force_backward: true\n" + text), inputs))
+    net = net_from("force_backward: true\n" + edit(text_of(name)))
+    return loss_and_gradients(fed(net, inputs))
 
 
-@pytest.mark.parametrize("name", LOSSES)
-def test_each_sample_loads_as_it_is_and_computes_a_loss_and_gradients(name):
-    loss, gradients = computed(name, drawn(name))
-    assert 0 < loss < np.inf
-    first_bottom = gradients["score" if "score" in gradients else "prediction"]
-    assert np.isfinite(first_bottom).all() and first_bottom.any()
-
-
-@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("name", NAMES)
 def test_each_sample_says_what_it_shows(name):
-    assert (SAMPLES / name).read_text().startswith("# Shows ")
+    assert text_of(name).startswith("# Shows ")
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_each_sample_loads_as_it_is_and_computes_what_its_parameters_say(name):
+    net = fed(net_from("force_backward: true\n" + text_of(name)), drawn(name))
+    net.forward()
+    net.backward()
+    assert net.outputs
+    for output in net.outputs:
+        assert 0 < net.blobs[output].data < np.inf
+    assert net.blobs[net.inputs[0]].diff.any()
+    for layer, row in losses_in(name):
+        bottoms = {b.name: net.blobs[n].data for b, n in zip(row.layer.bottoms, layer.bottom)}
+        loss, gradients = expected(row, bottoms)
+        np.testing.assert_allclose(net.blobs[layer.top[0]].data, loss, rtol=1e-6)
+        first = gradients[row.layer.bottoms[0].name] * layer.loss_weight[0]
+        np.testing.assert_allclose(net.blobs[layer.bottom[0]].diff, first, rtol=1e-5, atol=1e-7)
 
 
 def test_there_is_a_sample_for_every_layer():
-    layers = set()
-    for name in LOSSES:
-        net = text_format.Parse((SAMPLES / name).read_text(), caffe_pb2.NetParameter())
-        layers |= {layer.python_param.layer for layer in net.layer if layer.type == "Python"}
-    assert layers == {
-        "EuclideanLossLayer",
-        "WeightedEuclideanLossLayer",
-        "WeightedSigmoidCrossEntropyLossLayer",
-        "SigmoidCrossEntropyWeightLossLayer",
-        "ChannelSumEuclideanLossLayer",
-    }
-
-
-@pytest.mark.parametrize(
-    "name, oracle_of, parameters",
-    [
-        ("euclidean_loss", oracle.euclidean, {}),
-        ("weighted_euclidean_loss", oracle.weighted_euclidean, {}),
-        ("channel_sum_euclidean_loss", oracle.channel_sum_euclidean, {}),
-        (
-            "weighted_sigmoid_cross_entropy_loss",
-            oracle.weighted_sigmoid_cross_entropy,
-            {"normalization": "BATCH_SIZE"},
-        ),
-        (
-            "sigmoid_cross_entropy_weight_loss",
-            oracle.sigmoid_cross_entropy_weight,
-            {"cls_weight": [10, 30, 100], "ignore_label": 255},
-        ),
-    ],
-)
-def test_the_samples_compute_what_their_parameters_say(name, oracle_of, parameters):
-    inputs = drawn(name + ".prototxt")
-    loss, gradients = computed(name + ".prototxt", inputs)
-    expected_loss, expected_gradients = oracle_of(*inputs.values(), **parameters)
-    np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
-    first = next(iter(inputs))
-    np.testing.assert_allclose(gradients[first], expected_gradients[0], rtol=1e-5, atol=1e-7)
+    assert {row.layer.name for name in NAMES for _, row in losses_in(name)} == set(LAYER)
 
 
 @pytest.mark.parametrize("reduce, native", [("tail", "reduction"), ("axis", "convolution")])
@@ -126,19 +120,11 @@ def test_the_train_net_trains_under_the_caffe_command(tmp_path):
     solver.max_iter = solver.snapshot = 20
     solver.display = 10
     (tmp_path / "solver.prototxt").write_text(str(solver))
-    done = subprocess.run(
-        ["caffe", "train", "-solver", "solver.prototxt"],
-        cwd=str(tmp_path),
-        env={**os.environ, "PYTHONPATH": str(ROOT), "GLOG_minloglevel": "0"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        universal_newlines=True,
-        timeout=120,
-    )
-    assert done.returncode == 0, done.stdout
+    done = caffe_train(tmp_path / "solver.prototxt", timeout=120)
+    assert done.returncode == 0, done.stderr
     first, *_, last = [
         float(line.rsplit("loss = ", 1)[1])
-        for line in done.stdout.splitlines()
+        for line in done.stderr.splitlines()
         if ", loss = " in line
     ]
     assert 0 < last < first
