@@ -6,7 +6,6 @@ CPU time of all threads, so that what else the machine does counts for little.
 tools/with-caffe python3 benchmarks/label_check.py
 """
 
-import json
 import os
 import sys
 import time
@@ -16,28 +15,22 @@ import numpy as np
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT, os.path.join(ROOT, "tests")]
 
-from support.nets import loss_net, python_layer  # noqa: E402
+from support.draws import soft  # noqa: E402
+from support.layers import LAYERS, draw, layer_of, row_with  # noqa: E402
+from support.nets import loss_net  # noqa: E402
 
 SHAPE = (10, 1, 512, 512)
 ROUNDS = 101
-LAYERS = [
-    ("pylayerUtils", "WeightedSigmoidCrossEntropyLossLayer", {}),
-    ("sigmoid_ce_weight_layer", "SigmoidCrossEntropyWeightLossLayer", {"cls_weight": 10}),
-]
+LABELLED = [layer for layer in LAYERS if "check_labels" in layer.parameters]
 
 
 def main():
-    random = np.random.RandomState(0)
-    score = random.randn(*SHAPE).astype(np.float32)
-    inputs = {"score": score, "label": random.rand(*SHAPE).astype(np.float32)}
     print(f"forward of {SHAPE}, medians of {ROUNDS} turns")
-    for module, layer, parameters in LAYERS:
+    for layer in LABELLED:
         nets = {}
         for checks in ("always", "never"):
-            text = json.dumps({**parameters, "check_labels": checks})
-            nets[checks] = loss_net(
-                python_layer(module, layer, list(inputs), text, loss_weight=1), inputs
-            )
+            row = row_with(layer, {"label": soft}, optional=False, check_labels=checks)
+            nets[checks] = loss_net(layer_of(row), draw(row, SHAPE))
         times = {checks: [] for checks in nets}
         for _ in range(ROUNDS):
             for checks, net in nets.items():
@@ -45,9 +38,10 @@ def main():
                 net.forward()
                 times[checks].append(time.process_time() - start)
         always, never = (np.array(times[checks]) for checks in ("always", "never"))
+        with_check, without = np.median(always) * 1e3, np.median(never) * 1e3
         print(
-            f"{layer}: always {np.median(always) * 1e3:.1f} ms, never {np.median(never) * 1e3:.1f} "
-            f"ms, the check {100 * np.median(always / never - 1):.0f} %"
+            f"{layer.name}: always {with_check:.1f} ms, never {without:.1f} ms, "
+            f"the check {100 * np.median(always / never - 1):.0f} %"
         )
 
 

@@ -3,10 +3,12 @@
 import json
 import os
 import tempfile
-from typing import Any, Dict, Optional, Sequence
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
 
 import caffe
 import numpy as np
+from caffe.proto import caffe_pb2
 
 
 def net_from(text: str, phase: int = caffe.TRAIN) -> caffe.Net:
@@ -83,3 +85,10 @@ def loss_and_gradients(
     net._backward(len(net.layers) - 1, 0)
     names = names or net.inputs
     return loss, {n: net.blobs[n].diff.copy() for n in names if net.blobs[n].count}
+
+
+def weights_of(caffemodel: Path) -> List[List[float]]:
+    """The parameters in a snapshot, blob by blob."""
+    net = caffe_pb2.NetParameter()
+    net.ParseFromString(caffemodel.read_bytes())
+    return [list(blob.data) for layer in net.layer for blob in layer.blobs]
