@@ -5,19 +5,20 @@ CONTRIBUTING.md says what is done with a code block of which language.
 
 import doctest
 import functools
-import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence
+from typing import Any, Iterator, List, NamedTuple, Sequence
 
 import matplotlib
 import pytest
 
-ROOT = Path(__file__).resolve().parents[2]
+from support import processes
+from support.processes import ROOT
+
 PATTERNS = ["*.md", "docs/*.md", "examples/*/*.md", "benchmarks/*.md", "prototxt/*.md"]
 DOCUMENTS = sorted(str(p.relative_to(ROOT)) for pattern in PATTERNS for p in ROOT.glob(pattern))
 LANGUAGES = {"python", "prototxt", "console", "sh", "text", "math"}
@@ -116,27 +117,11 @@ def add_to(copy: Path, block: Block) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def environment(checkout: Path) -> Dict[str, str]:
-    tests = checkout / "tests"
-    paths = [checkout, tests, tests / "documents", tests / "gradient_check"]
-    python_path = os.pathsep.join(map(str, paths))
-    return {
-        **os.environ,
-        "PYTHONPATH": python_path,
-        "GLOG_minloglevel": "2",
-        "MPLBACKEND": "agg",
-    }
-
-
 def run(command: Sequence[str], checkout: Path, folder: Path, **options: Any) -> Any:
-    return subprocess.run(
-        command,
-        cwd=str(folder),
-        env=environment(checkout),
-        stdout=subprocess.PIPE,
-        universal_newlines=True,
-        timeout=300,
-        **options,
+    tests = checkout / "tests"
+    python_path = [checkout, tests, tests / "documents", tests / "gradient_check"]
+    return processes.run(
+        command, folder, python_path, GLOG_minloglevel="2", MPLBACKEND="agg", **options
     )
 
 
@@ -163,7 +148,7 @@ def test_python_blocks_run_and_print_what_is_shown(name, checkout, tmp_path):
         lines[block.line - 1 + len(code)] = f"print('end of block {block.line}', flush=True)"
     script = tmp_path / (Path(name).stem + ".py")
     script.write_text("\n".join(lines), encoding="utf-8")
-    done = run([sys.executable, str(script)], checkout, tmp_path, stderr=subprocess.PIPE)
+    done = run([sys.executable, str(script)], checkout, tmp_path)
     assert done.returncode == 0, done.stderr
     rest = done.stdout
     for block in blocks:

@@ -20,13 +20,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from support.draws import Interval
-from support.layers import (
-    LAYERS,
-    Layer,
-    axis_of,
-    channels_of,
-    of_the_formula,
-)
+from support.layers import LAYERS, Layer, axis_of, channels_of, of_the_formula
 from support.nets import loss_and_gradients, loss_net, python_layer
 from support.parameters import Axis, Number, NumberForEachChannel, Word
 
@@ -58,7 +52,7 @@ def _(parameter):
 @values_of.register(Number)
 def _(parameter):
     smallest = max(parameter.minimum, -100)
-    ordinary = st.floats(smallest, smallest + 100, width=32)
+    ordinary = st.floats(smallest, smallest + 100).map(lambda x: float(np.float32(x)))
     numbers = [x for x in parameter.examples if not isinstance(x, list)]
     return st.sampled_from(numbers) | ordinary | st.floats(width=32)
 

@@ -34,6 +34,9 @@ class Draw:
         self.ignored = ignored
         self.needs = needs
 
+    def __repr__(self) -> str:
+        return self.name
+
     def elements_for(self, channels: int) -> Union[Interval, Sequence[float]]:
         return self.elements(channels) if callable(self.elements) else self.elements
 

@@ -77,6 +77,9 @@ class Layer(NamedTuple):
     # How far from the oracle loss and gradients may be.
     tolerance: Callable[..., Tolerance] = tolerance.of_answer
 
+    def __repr__(self) -> str:
+        return self.name
+
     @property
     def required(self) -> Parameters:
         """The parameters that must be given."""
@@ -242,6 +245,7 @@ class Row(NamedTuple):
 
 ABSENT = object()
 MOST_CHOICES = 2000
+ORDINARY_SHAPE = (2, 3, 4, 5)  # of the first bottom: every row takes it
 
 
 def factors_of(layer: Layer) -> Dict[str, List[Any]]:
@@ -270,6 +274,8 @@ def row_of(layer: Layer, choice: Dict[str, Any]) -> Optional[Row]:
     parameters = {key: choice[key] for key in layer.parameters if key in choice}
     needs = [item for draw in draws.values() for item in draw.needs.items()]
     if any(parameters.get(key) != value for key, value in needs):
+        return None
+    if not layer.takes(ORDINARY_SHAPE, parameters):
         return None
     return Row(layer, draws, {b.name: choice[b.name][1] for b in present}, parameters)
 
