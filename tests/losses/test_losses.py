@@ -55,7 +55,7 @@ def test_loss_and_gradients_are_those_of_the_formula(row):
     assert_matches(row, loss_net(layer_of(row), inputs), inputs)
 
 
-AXES = [(4, 3), (1, 3, 6), (3, 3, 2, 2, 3), (5, 3, 1, 7), (1, 3, 40, 50)]
+AXES = [(4, 3), (1, 3, 6), (3, 3, 2, 2, 3), (5, 3, 1, 7)]
 
 
 @rows_with_shapes(ROWS, AXES)
@@ -104,14 +104,6 @@ def test_gradients_go_only_where_propagate_down_asks_for_them(row):
             gradients.pop(wanted), expected(row, inputs)[1][wanted], rtol=1e-5, atol=1e-6 * scale
         )
         assert all(np.isnan(gradient).all() for gradient in gradients.values())
-
-
-@each_layer
-def test_masks_and_labels_get_zero_diffs_under_force_backward(row):
-    inputs = draw(row, SHAPE)
-    _, gradients = loss_and_gradients(loss_net(layer_of(row), inputs))
-    for name in set(inputs) - set(row.differentiable):
-        assert not gradients[name].any()
 
 
 @each_layer

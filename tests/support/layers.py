@@ -6,7 +6,7 @@ A new layer is one `Layer` in LAYERS.
 import itertools
 import json
 import random
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -243,41 +243,43 @@ class Row(NamedTuple):
         return [bottom.name for bottom in self.layer.bottoms if bottom.differentiable]
 
 
+Factor = Tuple[str, str]  # of a bottom its draw or layout, of a parameter its value
 ABSENT = object()
 MOST_CHOICES = 2000
 ORDINARY_SHAPE = (2, 3, 4, 5)  # of the first bottom: every row takes it
 
 
-def factors_of(layer: Layer) -> Dict[str, List[Any]]:
-    """What can be chosen in a row: for each bottom a draw and a layout, for each parameter a value.
+def factors_of(layer: Layer) -> Dict[Factor, List[Any]]:
+    """What can be chosen in a row: for each bottom draw and layout, for each parameter a value.
 
     Some parameters and bottoms can be absent.
     """
-    factors = {}  # type: Dict[str, List[Any]]
+    factors = {}  # type: Dict[Factor, List[Any]]
     for bottom in layer.bottoms:
-        draws = list(itertools.product(bottom.draws, bottom.layouts.layouts))
-        factors[bottom.name] = draws + [ABSENT] * bottom.optional
+        factors[bottom.name, "draw"] = list(bottom.draws) + [ABSENT] * bottom.optional
+        factors[bottom.name, "layout"] = list(bottom.layouts.layouts)
     for key, parameter in layer.parameters.items():
-        factors[key] = [ABSENT] * (not parameter.required) + list(parameter.examples)
+        factors[key, "value"] = [ABSENT] * (not parameter.required) + list(parameter.examples)
     return factors
 
 
-def row_of(layer: Layer, choice: Dict[str, Any]) -> Optional[Row]:
+def row_of(layer: Layer, choice: Dict[Factor, Any]) -> Optional[Row]:
     """The row with these choices; None where they do not go together."""
-    choice = {key: value for key, value in choice.items() if value is not ABSENT}
-    present = [bottom for bottom in layer.bottoms if bottom.name in choice]
-    if any(bottom not in present for bottom in layer.bottoms[: len(present)]):
+    present = [b for b in layer.bottoms if choice[b.name, "draw"] is not ABSENT]
+    if present != list(layer.bottoms[: len(present)]):
         return None
-    draws = {bottom.name: choice[bottom.name][0] for bottom in present}
+    draws = {b.name: choice[b.name, "draw"] for b in present}
     if len(present) < len(layer.bottoms):
         draws.update({b.name: b.draws_alone[0] for b in present if b.draws_alone})
-    parameters = {key: choice[key] for key in layer.parameters if key in choice}
+    layouts = {b.name: choice[b.name, "layout"] for b in present}
+    values = {key: choice[key, "value"] for key in layer.parameters}
+    parameters = {key: value for key, value in values.items() if value is not ABSENT}
     needs = [item for draw in draws.values() for item in draw.needs.items()]
     if any(parameters.get(key) != value for key, value in needs):
         return None
     if not layer.takes(ORDINARY_SHAPE, parameters):
         return None
-    return Row(layer, draws, {b.name: choice[b.name][1] for b in present}, parameters)
+    return Row(layer, draws, layouts, parameters)
 
 
 def rows_of(layer: Layer) -> List[Row]:
@@ -288,20 +290,25 @@ def rows_of(layer: Layer) -> List[Row]:
     factors = factors_of(layer)
     choices = [dict(zip(factors, values)) for values in itertools.product(*factors.values())]
     choices = random.Random(0).sample(choices, min(MOST_CHOICES, len(choices)))
-    pairs = {}  # type: Dict[int, FrozenSet[Any]]
-    for number, choice in enumerate(choices):
-        if row_of(layer, choice) is not None:
-            indices = [(key, factors[key].index(value)) for key, value in choice.items()]
-            pairs[number] = frozenset(itertools.combinations(indices, 2))
-    uncovered = set().union(*pairs.values())
+    rows = [(row_of(layer, choice), pairs_in(choice, factors)) for choice in choices]
+    candidates = [(row, pairs) for row, pairs in rows if row is not None]
+    uncovered = set().union(*(pairs for _, pairs in candidates))
     chosen = defaults_of(layer)
     while uncovered:
-        best = max(pairs, key=lambda number: len(pairs[number] & uncovered))
-        uncovered -= pairs[best]
-        row = row_of(layer, choices[best])
-        if row is not None and row not in chosen:
-            chosen.append(row)
+        row, covered = max(candidates, key=lambda candidate: len(candidate[1] & uncovered))
+        uncovered -= covered
+        chosen += [row] * (row not in chosen)
     return chosen
+
+
+def pairs_in(choice: Dict[Factor, Any], factors: Dict[Factor, List[Any]]) -> FrozenSet[Any]:
+    """All pairs of choices, but for the layout of a bottom that is absent."""
+    made = [
+        (name, kind, factors[name, kind].index(value))
+        for (name, kind), value in choice.items()
+        if kind != "layout" or choice[name, "draw"] is not ABSENT
+    ]
+    return frozenset(itertools.combinations(made, 2))
 
 
 def defaults_of(layer: Layer) -> List[Row]:
@@ -313,7 +320,7 @@ def defaults_of(layer: Layer) -> List[Row]:
     rows = [row_of(layer, first)]
     for bottom in reversed(layer.bottoms):
         if bottom.optional:
-            first[bottom.name] = ABSENT
+            first[bottom.name, "draw"] = ABSENT
             rows.append(row_of(layer, first))
     return [row for row in rows if row is not None]
 
