@@ -20,7 +20,7 @@ lint:
 	tools/with-caffe tools/lint
 
 fuzz:
-	FUZZ_CASES=20000 tools/with-caffe python3 -m pytest tests/test_fuzz.py
+	FUZZ_CASES=20000 tools/with-caffe python3 -m pytest tests/losses/test_fuzz.py
 
 bench:
 	tools/with-caffe python3 benchmarks/benchmark.py

@@ -5,10 +5,10 @@ A contestant is a pair of functions, forward and backward, over inputs that are 
 
 import ctypes
 import functools
-import json
 import os
 import shutil
 import subprocess
+import sys
 import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
@@ -17,6 +17,12 @@ import caffe
 import numpy as np
 
 from caffe_losses.blocks import thread_count
+
+ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+sys.path.append(os.path.join(ROOT, "tests"))
+
+from support.layers import LAYERS  # noqa: E402
+from support.nets import loss_net, native_layer, python_layer  # noqa: E402
 
 caffe.init_log(2)  # errors only
 
@@ -32,17 +38,7 @@ LEARNED = """layer { name: "learned" type: "Scale" bottom: "x" top: "x"
 
 def net_of(layers: str, inputs: Dict[str, Array]) -> caffe.Net:
     """A net of inputs and layers, filled."""
-    with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:
-        for name, array in inputs.items():
-            shape = " ".join(f"dim: {n}" for n in array.shape)
-            file.write(f'layer {{ name: "{name}" type: "Input" top: "{name}" ')
-            file.write(f"input_param {{ shape {{ {shape} }} }} }}\n")
-        file.write(LEARNED + layers)
-        file.flush()
-        net = caffe.Net(file.name, caffe.TRAIN)
-    for name, array in inputs.items():
-        net.blobs[name].data[...] = array
-    return net
+    return loss_net(LEARNED + layers, inputs, force_backward=False)
 
 
 def caffe_layers(net: caffe.Net) -> Contestant:
@@ -51,18 +47,10 @@ def caffe_layers(net: caffe.Net) -> Contestant:
     return Contestant(lambda: net._forward(first, last), lambda: net._backward(last, first))
 
 
-def loss_layer(kind: str, bottoms: Sequence[str]) -> str:
-    """A loss layer; a type, or module.class of a Python layer with its param_str after a space."""
-    fields = "".join(f'bottom: "{bottom}" ' for bottom in bottoms)
-    if "." in kind:
-        name, _, parameters = kind.partition(" ")
-        module, layer = name.split(".")
-        kind = "Python"
-        fields += (
-            f'python_param {{ module: "{module}" layer: "{layer}" '
-            f"param_str: {json.dumps(parameters)} }} "
-        )
-    return f'layer {{ name: "loss" type: "{kind}" top: "loss" loss_weight: 1 {fields} }}\n'
+def layer_named(name: str, bottoms: Sequence[str], **parameters: Any) -> str:
+    """A layer of the tests' table."""
+    (module,) = {layer.module for layer in LAYERS if layer.name == name}
+    return python_layer(module, name, bottoms, parameters, loss_weight=1)
 
 
 def floor(net: caffe.Net) -> Contestant:
@@ -277,7 +265,7 @@ FIXED_SUM = """layer {{ name: "{0}" type: "Convolution" bottom: "{1}" top: "{0}"
 SUMS_AND_EUCLIDEAN = (
     FIXED_SUM.format("sx", "x")
     + FIXED_SUM.format("st", "t")
-    + loss_layer("EuclideanLoss", ["sx", "st"])
+    + native_layer("EuclideanLoss", ["sx", "st"], loss_weight=1)
 )
 
 Loss = NamedTuple(
@@ -309,41 +297,39 @@ def draw_masked(random: np.random.RandomState, shape: Tuple[int, ...]) -> Dict[s
     return {**draw_pair(random, shape), "m": mask.astype(np.float32)}
 
 
-NATIVE_CROSS_ENTROPY = loss_layer("SigmoidCrossEntropyLoss", "xt")
-NATIVE_EUCLIDEAN = loss_layer("EuclideanLoss", "xt")
+NATIVE_CROSS_ENTROPY = native_layer("SigmoidCrossEntropyLoss", "xt", loss_weight=1)
+NATIVE_EUCLIDEAN = native_layer("EuclideanLoss", "xt", loss_weight=1)
 LOSSES = {
     "weighted sigmoid cross-entropy": Loss(
-        loss_layer(
-            'sigmoid_ce_weight_layer.SigmoidCrossEntropyWeightLossLayer {"cls_weight": 10}', "xt"
-        ),
+        layer_named("SigmoidCrossEntropyWeightLossLayer", "xt", cls_weight=10),
         NATIVE_CROSS_ENTROPY,
         textbook_cross_entropy,
         draw_labels,
         {"PyTorch": torch_cross_entropy, "fused C": fused_cross_entropy},
     ),
     "balanced cross-entropy": Loss(
-        loss_layer("pylayerUtils.WeightedSigmoidCrossEntropyLossLayer", "xt"),
+        layer_named("WeightedSigmoidCrossEntropyLossLayer", "xt"),
         NATIVE_CROSS_ENTROPY,
         textbook_balanced_cross_entropy,
         draw_labels,
         {},
     ),
     "weighted Euclidean": Loss(
-        loss_layer("pylayerUtils.WeightedEuclideanLossLayer", "xtm"),
+        layer_named("WeightedEuclideanLossLayer", "xtm"),
         NATIVE_EUCLIDEAN,
         textbook_weighted_euclidean,
         draw_masked,
         {"fused C": fused_weighted_euclidean},
     ),
     "Euclidean": Loss(
-        loss_layer("pylayerUtils.EuclideanLossLayer", "xt"),
+        layer_named("EuclideanLossLayer", "xt"),
         NATIVE_EUCLIDEAN,
         textbook_euclidean,
         draw_pair,
         {"fused C": fused_euclidean},
     ),
     "channel sum": Loss(
-        loss_layer("pylayerUtils.ChannelSumEuclideanLossLayer", "xt"),
+        layer_named("ChannelSumEuclideanLossLayer", "xt"),
         SUMS_AND_EUCLIDEAN,
         textbook_channel_sum,
         draw_pair,

@@ -3,10 +3,10 @@
 import caffe
 import numpy as np
 import pytest
-from nets import fed, net_from
 
 from pylayerUtils import ChannelSumEuclideanLossLayer, WeightedEuclideanLossLayer
 from sigmoid_ce_weight_layer import SigmoidCrossEntropyWeightLossLayer
+from support.nets import fed, net_from
 
 
 @pytest.fixture

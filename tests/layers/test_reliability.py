@@ -1,10 +1,8 @@
 """Long runs lose nothing: errors under `caffe train`, kills, threads, forks, memory."""
 
-import ast
 import itertools
 import multiprocessing
 import os
-import re
 import signal
 import subprocess
 import sys
@@ -16,32 +14,16 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from loss_table import LOSSES, draw, expected, layer_of, name_of
-from nets import fed, loss_and_gradients, loss_net, python_layer
 
 from caffe_losses import blocks
+from support.layers import DEFAULTS, draw, expected, layer_of, name_of
+from support.nets import fed, loss_and_gradients, loss_net, python_layer
+from support.processes import ROOT, caffe_train, environment, run, write_solver
 
-ROOT = Path(__file__).parent.parent
-# One row for each layer and kind of bottoms, with its defaults.
-ONE_OF_EACH = list({(row.layer, *row.draws): row for row in reversed(LOSSES)}.values())
 SEVERAL_BLOCKS = (3, 3, 300, 300)
 A_BLOCK_FOR_EACH_THREAD = (8, 3, 300, 300)  # for eight of them
 
-each_loss = pytest.mark.parametrize("row", ONE_OF_EACH, ids=name_of)
-
-
-def run(command, folder, **environment):
-    """Runs a command in a folder with the checkout on the path."""
-    path = os.pathsep.join([environment.pop("PYTHONPATH", ""), str(ROOT), str(ROOT / "tests")])
-    return subprocess.run(
-        command,
-        cwd=str(folder),
-        env={**os.environ, "PYTHONPATH": path.strip(os.pathsep), **environment},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        timeout=120,
-        universal_newlines=True,
-    )
+each_loss = pytest.mark.parametrize("row", DEFAULTS, ids=name_of)
 
 
 # Under the `caffe train` command
@@ -53,14 +35,13 @@ layer { name: "data" type: "DummyData" top: "data" top: "target"
 layer { name: "prediction" type: "InnerProduct" bottom: "data" top: "prediction"
   inner_product_param { num_output: 3 weight_filler { type: "xavier" } } }
 """
-TRAIN_SOLVER = 'net: "net.prototxt" max_iter: 3 base_lr: 0.01 lr_policy: "fixed" solver_mode: CPU'
+TRAIN_SETTINGS = 'max_iter: 3 base_lr: 0.01 lr_policy: "fixed" solver_mode: CPU'
 
 
-def caffe_train(folder, loss, targets=2, value="0", **environment):
+def train(folder, loss, targets=2, value="0", **options):
     """Runs `caffe train` on a net with this loss layer."""
-    (folder / "net.prototxt").write_text(TRAIN_NET % (targets, value) + loss)
-    (folder / "solver.prototxt").write_text(TRAIN_SOLVER + ' snapshot_prefix: "snapshot"')
-    return run(["caffe", "train", "--solver", "solver.prototxt"], folder, **environment)
+    solver = write_solver(folder, TRAIN_NET % (targets, value) + loss, TRAIN_SETTINGS)
+    return caffe_train(solver, **options)
 
 
 def euclidean(parameters="", **options):
@@ -83,7 +64,7 @@ FAILURES = {  # by the method that fails: the net, and what must be said
 @pytest.mark.parametrize("method", FAILURES)
 def test_caffe_train_prints_message_and_traceback_once_before_it_aborts(method, tmp_path):
     arguments, message = FAILURES[method]
-    done = caffe_train(tmp_path, **arguments)
+    done = train(tmp_path, **arguments)
     assert done.returncode == -signal.SIGABRT
     assert done.stderr.count("Traceback (most recent call last)") == 1
     assert done.stderr.count("EuclideanLossLayer: ") == 1
@@ -100,13 +81,13 @@ def test_the_message_is_printed_where_stderr_is_buffered(tmp_path):
     """As it is before Python 3.9 when stderr goes to a file; an abort loses what is in a buffer."""
     (tmp_path / "sitecustomize.py").write_text(BUFFERED_STDERR)
     arguments, message = FAILURES["forward"]
-    done = caffe_train(tmp_path, PYTHONPATH=str(tmp_path), **arguments)
+    done = train(tmp_path, python_path=[tmp_path, ROOT], **arguments)
     assert done.returncode == -signal.SIGABRT
     assert message in done.stderr
 
 
 def test_pycaffe_prints_nothing_of_its_own(capfd):
-    row = ONE_OF_EACH[0]
+    row = DEFAULTS[0]
     inputs = draw(row, (2, 3, 4))
     net = loss_net(layer_of(row), inputs)
     net.blobs[next(iter(inputs))].data[...] = np.nan
@@ -120,7 +101,7 @@ def test_pycaffe_prints_nothing_of_its_own(capfd):
 
 
 def test_caffe_train_warns_that_the_net_does_not_train(tmp_path):
-    done = caffe_train(tmp_path, loss=euclidean())
+    done = train(tmp_path, loss=euclidean())
     assert done.returncode == 0, done.stderr
     assert done.stderr.count("EuclideanLossLayer: the loss has no loss_weight") == 1
     assert "loss_weight: 1" in done.stderr
@@ -144,7 +125,7 @@ def warnings_of(row, phase, iterations=3, **options):
 def test_a_missing_loss_weight_is_warned_of_once_in_training(row):
     train, test = 0, 1
     (message,) = warnings_of(row, train, loss_weight=None)
-    for part in (row.layer, "no loss_weight", "does not train", "write `loss_weight: 1`"):
+    for part in (row.layer.name, "no loss_weight", "does not train", "write `loss_weight: 1`"):
         assert part in message
     assert warnings_of(row, test, loss_weight=None) == []
     assert warnings_of(row, train, loss_weight=1) == []
@@ -155,7 +136,7 @@ def test_a_missing_loss_weight_is_warned_of_once_in_training(row):
 
 
 def training_command(folder, *snapshot):
-    script = str(ROOT / "tests" / "train_with_snapshots.py")
+    script = str(ROOT / "tests" / "layers" / "train_with_snapshots.py")
     return [sys.executable, script, str(folder), *map(str, snapshot)]
 
 
@@ -165,10 +146,9 @@ def test_a_killed_run_resumes_to_the_same_weights(tmp_path):
     killed.mkdir()
     assert run(training_command(whole), tmp_path).returncode == 0
 
-    path = os.pathsep.join([str(ROOT), str(ROOT / "tests")])
     victim = subprocess.Popen(
         training_command(killed),
-        env={**os.environ, "PYTHONPATH": path},
+        env=environment(),
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
     )
@@ -208,7 +188,7 @@ def right(found, correct):
 @pytest.mark.skipif(not os.path.exists("/proc/self/statm"), reason="reads Linux's /proc")
 def test_shapes_that_change_in_20000_iterations_leave_memory_flat_and_results_right():
     random = np.random.RandomState(0)
-    each = [(row, loss_net(layer_of(row), draw(row, (1, 3)))) for row in ONE_OF_EACH]
+    each = [(row, loss_net(layer_of(row), draw(row, (1, 3)))) for row in DEFAULTS]
     wrong, previous = [], None
     for iteration, (row, net) in zip(range(20000), itertools.cycle(each)):
         shape = previous
@@ -219,7 +199,7 @@ def test_shapes_that_change_in_20000_iterations_leave_memory_flat_and_results_ri
         inputs = draw(row, shape, seed=iteration)
         found = loss_and_gradients(fed(net, inputs))
         if not right(found, expected(row, inputs)):
-            wrong.append((iteration, row.layer, shape))
+            wrong.append((iteration, row.layer.name, shape))
         if iteration == 5000:
             memory = resident_bytes()
         previous = shape
@@ -338,12 +318,12 @@ def test_nets_in_two_threads_do_not_disturb_each_other(count, use_threads):
         thread.start()
     for thread in threads:
         thread.join(timeout=120)
-    assert all(len(same[seed]) == 3 * len(ONE_OF_EACH) and all(same[seed]) for seed in seeds)
+    assert all(len(same[seed]) == 3 * len(DEFAULTS) and all(same[seed]) for seed in seeds)
 
 
 def nets_of(seed, shape):
     """A net for each loss."""
-    return [loss_net(layer_of(row), draw(row, shape, seed)) for row in ONE_OF_EACH]
+    return [loss_net(layer_of(row), draw(row, shape, seed)) for row in DEFAULTS]
 
 
 def equal(found, correct):
@@ -418,7 +398,7 @@ def test_an_import_without_caffe_says_how_to_get_it(module, tmp_path):
 def test_an_import_with_the_placeholder_of_pypi_says_how_to_get_caffe(module, tmp_path):
     (tmp_path / "caffe").mkdir()
     (tmp_path / "caffe" / "__init__.py").write_text("")
-    done = run([sys.executable, "-c", f"import {module}"], tmp_path, PYTHONPATH=str(tmp_path))
+    done = run([sys.executable, "-c", f"import {module}"], tmp_path, [tmp_path, ROOT])
     message = import_error_of(done)
     for part in ("not Caffe", "placeholder", "python3-caffe", "tools/with-caffe"):
         assert part in message
@@ -429,28 +409,5 @@ def test_an_import_with_a_caffe_that_is_broken_says_why(module, tmp_path):
     (tmp_path / "caffe").mkdir()
     broken = "raise ImportError('libcaffe.so.1: cannot open shared object file')"
     (tmp_path / "caffe" / "__init__.py").write_text(broken)
-    done = run([sys.executable, "-c", f"import {module}"], tmp_path, PYTHONPATH=str(tmp_path))
+    done = run([sys.executable, "-c", f"import {module}"], tmp_path, [tmp_path, ROOT])
     assert "libcaffe.so.1: cannot open shared object file" in import_error_of(done)
-
-
-# The document
-
-
-def functions_of(path):
-    return {node.name for node in ast.parse(path.read_text()).body if hasattr(node, "name")}
-
-
-def test_every_test_that_the_document_names_exists():
-    text = (ROOT / "docs" / "reliability.md").read_text()
-    named = re.findall(r"`(tests/\w+\.py)::(\w+)`", text)
-    assert len(named) > 20
-    missing = [(file, name) for file, name in named if name not in functions_of(ROOT / file)]
-    assert missing == []
-
-
-def test_the_document_names_the_tests_of_reliability():
-    text = (ROOT / "docs" / "reliability.md").read_text()
-    files = [f"tests/test_{what}.py" for what in ("errors", "fuzz", "parameters", "reliability")]
-    tests = {f"`{file}::{name}`" for file in files for name in functions_of(ROOT / file)}
-    unnamed = {test for test in tests if "::test_" in test and test not in text}
-    assert {test for test in unnamed if "document" not in test} == set()

@@ -1,10 +1,12 @@
-"""The layers against Caffe's own that compute the same, loss and gradient, in one process."""
+"""The layers against Caffe's own that compute the same, loss and gradient, in one process.
 
-import json
+The channel sum has its native equivalents in prototxt/, and examples/test_prototxt.py compares it.
+"""
 
 import numpy as np
 import pytest
-from nets import input_layer, loss_and_gradients, loss_net, native_layer, net_from, python_layer
+
+from support.nets import loss_and_gradients, loss_net, native_layer, python_layer
 
 SHAPE = (3, 2, 4, 5)
 random = np.random.RandomState(0)
@@ -45,7 +47,7 @@ def test_cross_entropy_with_weight_1_equals_the_native_layer(normalization, igno
         "sigmoid_ce_weight_layer",
         "SigmoidCrossEntropyWeightLossLayer",
         "xt",
-        json.dumps(parameters),
+        parameters,
         loss_weight=2,
     )
     native = native_layer(
@@ -56,35 +58,3 @@ def test_cross_entropy_with_weight_1_equals_the_native_layer(normalization, igno
         loss_and_gradients(loss_net(native, inputs)),
         "x",
     )
-
-
-REDUCTION = """layer {{ name: "s{0}" type: "Reduction" bottom: "{0}" top: "s{0}"
-  reduction_param {{ axis: {1} operation: SUM }} }}
-"""
-CONVOLUTION = """layer {{ name: "s{0}" type: "Convolution" bottom: "{0}" top: "s{0}"
-  param {{ lr_mult: 0 decay_mult: 0 }}
-  convolution_param {{ num_output: 1 kernel_size: 1 bias_term: false
-    weight_filler {{ type: "constant" value: 1 }} }} }}
-"""
-
-
-@pytest.mark.parametrize(
-    "native, parameters",
-    [
-        (REDUCTION, {"axis": 1, "reduce": "tail"}),
-        (REDUCTION, {"axis": 2, "reduce": "tail"}),
-        (CONVOLUTION, {"reduce": "axis"}),
-    ],
-)
-def test_channel_sum_equals_its_native_equivalents(native, parameters):
-    inputs = dict(zip("xt", draw()))
-    ours = python_layer(
-        "pylayerUtils", "ChannelSumEuclideanLossLayer", "xt", json.dumps(parameters), loss_weight=1
-    )
-    text = "force_backward: true\n" + "".join(input_layer(name, SHAPE) for name in "xt")
-    text += "".join(native.format(name, parameters.get("axis")) for name in "xt")
-    net = net_from(text + native_layer("EuclideanLoss", ["sx", "st"]))
-    for name, array in inputs.items():
-        net.blobs[name].data[...] = array
-    # The native loss divides by the batch size of the sums; a Reduction keeps that axis.
-    assert_same(loss_and_gradients(loss_net(ours, inputs)), loss_and_gradients(net), "xt")

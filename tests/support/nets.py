@@ -1,11 +1,14 @@
 """Nets for the tests, made from prototxt text in real Caffe."""
 
+import json
 import os
 import tempfile
-from typing import Any, Dict, Optional, Sequence
+from pathlib import Path
+from typing import Any, Dict, List, Optional, Sequence
 
 import caffe
 import numpy as np
+from caffe.proto import caffe_pb2
 
 
 def net_from(text: str, phase: int = caffe.TRAIN) -> caffe.Net:
@@ -28,9 +31,11 @@ def input_layer(name: str, shape: Sequence[int]) -> str:
 
 
 def python_layer(
-    module: str, layer: str, bottoms: Sequence[str], parameters: str = "", **options: Any
+    module: str, layer: str, bottoms: Sequence[str], parameters: Any = "", **options: Any
 ) -> str:
-    """A Python loss layer named `loss`."""
+    """A Python loss layer named `loss`; its parameters are a dictionary or the param_str itself."""
+    if isinstance(parameters, dict):
+        parameters = json.dumps(parameters) if parameters else ""
     escaped = parameters.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
     lines = [f'bottom: "{bottom}"' for bottom in bottoms]
     lines += [f"{key}: {value}" for key, value in options.items()]
@@ -80,3 +85,10 @@ def loss_and_gradients(
     net._backward(len(net.layers) - 1, 0)
     names = names or net.inputs
     return loss, {n: net.blobs[n].diff.copy() for n in names if net.blobs[n].count}
+
+
+def weights_of(caffemodel: Path) -> List[List[float]]:
+    """The parameters in a snapshot, blob by blob."""
+    net = caffe_pb2.NetParameter()
+    net.ParseFromString(caffemodel.read_bytes())
+    return [list(blob.data) for layer in net.layer for blob in layer.blobs]

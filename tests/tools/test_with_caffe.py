@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-TOOLS = Path(__file__).resolve().parents[1] / "tools"
+TOOLS = Path(__file__).resolve().parents[2] / "tools"
 ORDINARY = (
     "bash cat cut dirname echo env flock grep id mkdir mv rm sed sha256sum sleep tar touch tr "
     "true uname xargs"

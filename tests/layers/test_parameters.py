@@ -204,7 +204,7 @@ def test_hostile_text_leaves_a_process_with_little_memory_and_stack_alive(tmp_pa
 
     run = subprocess.run(
         [sys.executable, "-W", "ignore", "-c", script, str(texts)],
-        cwd=str(Path(__file__).parent.parent),
+        cwd=str(Path(__file__).parents[2]),
         preexec_fn=limit_memory,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -9,7 +9,8 @@ import sys
 
 import caffe
 import numpy as np
-from nets import input_layer, python_layer
+
+from support.nets import input_layer, python_layer
 
 SHAPE = (1, 1, 760, 760)  # the cross-entropy works in more than one block, and in threads
 ITERATIONS = 15

@@ -1,15 +1,16 @@
 """The gradient of every loss, with every parameter, is the derivative of the loss it prints."""
 
 import pytest
-from loss_table import LOSSES, draw, layer_of, name_of, sparse
-from nets import loss_net
 
 from caffe_losses.gradient_check import assert_gradients
+from support.draws import sparse
+from support.layers import ROWS, draw, layer_of, name_of
+from support.nets import loss_net
 
 SHAPE = (2, 3, 3, 4)
 
 
-@pytest.mark.parametrize("row", LOSSES, ids=name_of)
+@pytest.mark.parametrize("row", ROWS, ids=name_of)
 def test_gradient_is_the_derivative_of_the_loss(row):
     inputs = draw(row, SHAPE)
     labels = [name for name in inputs if name not in row.differentiable]

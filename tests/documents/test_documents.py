@@ -5,19 +5,20 @@ CONTRIBUTING.md says what is done with a code block of which language.
 
 import doctest
 import functools
-import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any, Dict, Iterator, List, NamedTuple, Sequence
+from typing import Any, Iterator, List, NamedTuple, Sequence
 
 import matplotlib
 import pytest
 
-ROOT = Path(__file__).resolve().parents[1]
+from support import processes
+from support.processes import ROOT
+
 PATTERNS = ["*.md", "docs/*.md", "examples/*/*.md", "benchmarks/*.md", "prototxt/*.md"]
 DOCUMENTS = sorted(str(p.relative_to(ROOT)) for pattern in PATTERNS for p in ROOT.glob(pattern))
 LANGUAGES = {"python", "prototxt", "console", "sh", "text", "math"}
@@ -116,20 +117,11 @@ def add_to(copy: Path, block: Block) -> None:
     path.write_text(text, encoding="utf-8")
 
 
-def environment(checkout: Path) -> Dict[str, str]:
-    paths = f"{checkout}{os.pathsep}{checkout / 'tests'}"
-    return {**os.environ, "PYTHONPATH": paths, "GLOG_minloglevel": "2", "MPLBACKEND": "agg"}
-
-
 def run(command: Sequence[str], checkout: Path, folder: Path, **options: Any) -> Any:
-    return subprocess.run(
-        command,
-        cwd=str(folder),
-        env=environment(checkout),
-        stdout=subprocess.PIPE,
-        universal_newlines=True,
-        timeout=300,
-        **options,
+    tests = checkout / "tests"
+    python_path = [checkout, tests, tests / "documents", tests / "gradient_check"]
+    return processes.run(
+        command, folder, python_path, GLOG_minloglevel="2", MPLBACKEND="agg", **options
     )
 
 
@@ -156,7 +148,7 @@ def test_python_blocks_run_and_print_what_is_shown(name, checkout, tmp_path):
         lines[block.line - 1 + len(code)] = f"print('end of block {block.line}', flush=True)"
     script = tmp_path / (Path(name).stem + ".py")
     script.write_text("\n".join(lines), encoding="utf-8")
-    done = run([sys.executable, str(script)], checkout, tmp_path, stderr=subprocess.PIPE)
+    done = run([sys.executable, str(script)], checkout, tmp_path)
     assert done.returncode == 0, done.stderr
     rest = done.stdout
     for block in blocks:
@@ -171,7 +163,11 @@ def test_prototxt_blocks_load_and_run(name, checkout, tmp_path):
     for block in in_language(name, "prototxt"):
         path = tmp_path / "block.prototxt"
         path.write_text(block.text, encoding="utf-8")
-        command = [sys.executable, str(checkout / "tests" / "run_prototxt.py"), str(path)]
+        command = [
+            sys.executable,
+            str(checkout / "tests" / "documents" / "run_prototxt.py"),
+            str(path),
+        ]
         done = run(command, checkout, tmp_path, stderr=subprocess.STDOUT)
         assert done.returncode == 0, f"line {block.line}\n{done.stdout}"
 
@@ -234,7 +230,7 @@ def check_make(targets: Sequence[str]) -> None:
 
 def check_python(arguments: Sequence[str]) -> None:
     if arguments[:3] == ["-m", "pip", "install"]:
-        assert arguments[3:] == ["."]  # tests/test_drop_in.py runs it
+        assert arguments[3:] == ["."]  # tests/package/test_drop_in.py runs it
         return
     length = 2 if arguments[0] == "-m" else 1
     check_files(arguments)
@@ -316,6 +312,14 @@ def test_what_code_spans_name_exists(name):
         path, colons, test = span.partition("::")
         if colons:
             assert f"def {test}(" in read(path), span
+
+
+def test_docs_reliability_names_all_tests_of_reliability():
+    text = read("docs/reliability.md")
+    names = ["layers/test_errors", "layers/test_parameters", "layers/test_reliability"]
+    for path in [f"tests/{name}.py" for name in (*names, "losses/test_fuzz")]:
+        for test in re.findall(r"(?m)^def (test_\w+)", read(path)):
+            assert f"`{path}::{test}`" in text
 
 
 # Formulas, links and figures

@@ -624,8 +624,8 @@ def test_command_says_why_it_could_not_check(tmp_path, prototxt, capfd):
 
 
 def test_command_runs_as_a_module():
-    root = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    paths = os.pathsep.join([root, os.path.join(root, "tests"), os.environ.get("PYTHONPATH", "")])
+    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+    paths = os.pathsep.join([root, os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "caffe_losses.gradient_check", *LAYER, "--layer", "AllZero"]
     finished = subprocess.run(
         command,

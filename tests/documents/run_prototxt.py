@@ -12,7 +12,8 @@ from typing import List
 import numpy as np
 from caffe.proto import caffe_pb2
 from google.protobuf import text_format
-from nets import fed, input_layer, net_from
+
+from support.nets import loss_net
 
 CHANNELS = 3
 MASKS = re.compile("mask|weight|label")
@@ -33,8 +34,7 @@ def run(text: str) -> None:
         channels = 1 if "mask" in name else CHANNELS
         values = random.randn(2, channels, 6, 8).astype(np.float32)
         inputs[name] = (values > 0).astype(np.float32) if MASKS.search(name) else values
-    layers = "".join(input_layer(name, array.shape) for name, array in inputs.items())
-    built = fed(net_from("force_backward: true\n" + layers + text), inputs)
+    built = loss_net(text, inputs)
     for name in set(built.inputs) - set(inputs):
         values = random.randn(*built.blobs[name].data.shape)
         built.blobs[name].data[...] = values > 0 if MASKS.search(name) else values

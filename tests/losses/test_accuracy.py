@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
-from loss_table import LOSSES, Row, draw, expected, layer_of
-from nets import loss_and_gradients, loss_net, native_layer, python_layer
+
+from support.layers import LAYERS, draw, expected, layer_of, name_of, row_with
+from support.nets import loss_and_gradients, loss_net
 
 SHAPE = (2, 1, 300, 301)  # several blocks, and a row that is not full
 SMALLEST_NORMAL = np.finfo(np.float32).tiny
@@ -25,25 +26,19 @@ def confidently_wrong(score, label):
     return np.abs(score) * (1 - 2 * label)
 
 
-def rows_of(layer, **parameters):
+LAYER = {layer.name: layer for layer in LAYERS}
+
+
+def with_each_normalization(layer, **parameters):
     return [
-        row
-        for row in LOSSES
-        if row.layer == layer
-        and list(row.draws) == ["score", "label"]
-        and row.draws["label"].__name__ == "hard"
-        and all(row.parameters.get(key) == value for key, value in parameters.items())
+        row_with(layer, optional=False, normalization=normalization, **parameters)
+        for normalization in layer.parameters["normalization"].words
     ]
 
 
-CROSS_ENTROPIES = [
-    *rows_of("SigmoidCrossEntropyWeightLossLayer", cls_weight=100),
-    *rows_of("WeightedSigmoidCrossEntropyLossLayer", balance="image"),
-]
-
-
-def name_of(row: Row) -> str:
-    return f"{row.layer}-{row.parameters.get('normalization', 'default')}"
+WEIGHTED = with_each_normalization(LAYER["SigmoidCrossEntropyWeightLossLayer"], cls_weight=100)
+BALANCED = with_each_normalization(LAYER["WeightedSigmoidCrossEntropyLossLayer"])
+CROSS_ENTROPIES = WEIGHTED + BALANCED
 
 
 @pytest.mark.parametrize("row", CROSS_ENTROPIES, ids=name_of)
@@ -68,7 +63,7 @@ def test_cross_entropy_of_scores_of_any_size(row, scale, arranged):
 @pytest.mark.parametrize("score", [-87, -17, -16.6, -8.3, -5, -1, 0, 1e-3, 5, 17, 60, 88, 89])
 def test_a_blob_of_equal_scores(score):
     """Every addition of the sum then rounds the same way, which no average takes out."""
-    row = rows_of("SigmoidCrossEntropyWeightLossLayer", cls_weight=100)[0]
+    row = WEIGHTED[0]
     inputs = {"score": np.full(SHAPE, score, np.float32), "label": np.zeros(SHAPE, np.float32)}
     loss, _ = loss_and_gradients(loss_net(layer_of(row), inputs))
     np.testing.assert_allclose(loss, expected(row, inputs)[0], rtol=1e-6)
@@ -77,7 +72,7 @@ def test_a_blob_of_equal_scores(score):
 @pytest.mark.parametrize("scale", [1e-12, 0.01, 1, 30, 1e4])
 @pytest.mark.parametrize("layer", ["EuclideanLossLayer", "WeightedEuclideanLossLayer"])
 def test_euclidean_losses_of_values_of_any_size(layer, scale):
-    row = next(row for row in LOSSES if row.layer == layer)
+    row = row_with(LAYER[layer])
     inputs = draw(row, (2, 2, 100, 331))
     for name in ("prediction", "target"):
         inputs[name] *= np.float32(scale)
@@ -89,30 +84,6 @@ def test_euclidean_losses_of_values_of_any_size(layer, scale):
     )
 
 
-def test_a_sum_over_many_elements_where_the_native_layer_is_off():
-    """At 2.6 million elements Caffe's float32 sum is wrong in the third digit, this one is not."""
-    random = np.random.RandomState(0)
-    shape = (10, 1, 512, 512)
-    score = (random.randn(*shape) - 3).astype(np.float32)
-    label = (random.rand(*shape) < 0.1).astype(np.float32)
-    inputs = {"score": score, "label": label}
-    wide = score.astype(np.float64)
-    right = np.sum(np.logaddexp(0, wide) - label * wide)
-    parameters = '{"cls_weight": 1}'
-    layer = "SigmoidCrossEntropyWeightLossLayer"
-    ours = python_layer(
-        "sigmoid_ce_weight_layer", layer, ["score", "label"], parameters, loss_weight=1
-    )
-    native = native_layer(
-        "SigmoidCrossEntropyLoss", ["score", "label"], loss_param="{ normalization: NONE }"
-    )
-    errors = [
-        float(loss_net(text, inputs).forward()["loss"]) / right - 1 for text in (ours, native)
-    ]
-    print(f"relative error at {score.size} elements: {errors[0]:.1e}, native {errors[1]:.1e}")
-    assert abs(errors[0]) < 1e-6 < abs(errors[1])
-
-
 def test_a_sum_over_a_hundred_million_elements():
     random = np.random.RandomState(0)
     score = (random.randn(10**5) * 3).astype(np.float32)
@@ -121,15 +92,8 @@ def test_a_sum_over_a_hundred_million_elements():
     right = 1000 * np.sum(
         100 * label * np.logaddexp(0, -wide) + (1 - label) * np.logaddexp(0, wide)
     )
-    layer = python_layer(
-        "sigmoid_ce_weight_layer",
-        "SigmoidCrossEntropyWeightLossLayer",
-        ["score", "label"],
-        '{"cls_weight": 100}',
-        loss_weight=1,
-    )
     inputs = {name: np.tile(a, (1000, 1)) for name, a in (("score", score), ("label", label))}
-    net = loss_net(layer, inputs, force_backward=False)
+    net = loss_net(layer_of(WEIGHTED[0]), inputs, force_backward=False)
     np.testing.assert_allclose(net.forward()["loss"], right, rtol=1e-6)
 
 

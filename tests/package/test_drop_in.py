@@ -1,7 +1,5 @@
 """The published prototxt layers and net-spec calls work as they are, wherever people run them."""
 
-import glob
-import os
 import re
 import shutil
 import subprocess
@@ -10,9 +8,9 @@ import sys
 import caffe
 import numpy as np
 import pytest
-from nets import fed, input_layer, loss_and_gradients, net_from
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+from support.nets import fed, loss_and_gradients, loss_net, net_from
+from support.processes import ROOT, caffe_train, run, write_solver
 
 WEIGHTED_EUCLIDEAN = """
 layer {
@@ -69,9 +67,8 @@ layer { name: "data" type: "DummyData" top: "data" top: "label"
 layer { name: "conv5" type: "Convolution" bottom: "data" top: "conv5"
   convolution_param { num_output: 1 kernel_size: 1 weight_filler { type: "xavier" } } }
 """
-SOLVER = """
-net: "{net}" base_lr: 0.01 lr_policy: "fixed" max_iter: 3 display: 1 snapshot_after_train: true
-snapshot_prefix: "{prefix}" solver_mode: CPU random_seed: 1
+SETTINGS = """
+base_lr: 0.01 lr_policy: "fixed" max_iter: 3 display: 1 solver_mode: CPU random_seed: 1
 """
 NETS = {
     "weighted Euclidean": FLUX_NET + WEIGHTED_EUCLIDEAN,
@@ -88,38 +85,19 @@ def published_update(prediction, target, mask):
     return weight * (prediction.astype(np.float64) - target) / len(prediction)
 
 
-def caffe_train(net, folder, python_path):
-    """Runs the `caffe train` command on a net for three iterations; returns what it prints."""
-    (folder / "net.prototxt").write_text(net)
-    solver = SOLVER.format(net=folder / "net.prototxt", prefix=folder / "snapshot")
-    (folder / "solver.prototxt").write_text(solver)
-    done = subprocess.run(
-        ["caffe", "train", "--solver", str(folder / "solver.prototxt")],
-        cwd=str(folder),
-        env={**os.environ, "PYTHONPATH": python_path, "GLOG_minloglevel": "0"},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        timeout=120,
-    )
-    printed = done.stdout.decode()
-    assert done.returncode == 0, printed
+def trained_losses(net, folder, checkout):
+    """The losses that `caffe train` displays: one for each iteration and one after the last."""
+    done = caffe_train(write_solver(folder, net, SETTINGS), python_path=[checkout])
+    assert done.returncode == 0, done.stderr
     assert (folder / "snapshot_iter_3.caffemodel").exists()
-    return printed
-
-
-def losses_in(printed):
-    """The losses that `caffe train` displays, one for each iteration and one after the last."""
-    losses = [float(loss) for loss in re.findall(r"Iteration \d+.*, loss = (\S+)", printed)]
+    losses = [float(loss) for loss in re.findall(r"Iteration \d+.*, loss = (\S+)", done.stderr)]
     assert all(0 < loss < np.inf for loss in losses)
     return losses
 
 
 @every_net
 def test_published_prototxt_trains_under_pycaffe(net, tmp_path):
-    (tmp_path / "net.prototxt").write_text(net)
-    solver_text = SOLVER.format(net=tmp_path / "net.prototxt", prefix=tmp_path / "snapshot")
-    (tmp_path / "solver.prototxt").write_text(solver_text)
-    solver = caffe.SGDSolver(str(tmp_path / "solver.prototxt"))
+    solver = caffe.SGDSolver(str(write_solver(tmp_path, net, SETTINGS)))
     before = [blob.data.copy() for blobs in solver.net.params.values() for blob in blobs]
     solver.step(3)
     after = [blob.data for blobs in solver.net.params.values() for blob in blobs]
@@ -128,7 +106,7 @@ def test_published_prototxt_trains_under_pycaffe(net, tmp_path):
 
 @every_net
 def test_published_prototxt_trains_under_caffe_train_from_a_checkout(net, tmp_path):
-    assert len(losses_in(caffe_train(net, tmp_path, ROOT))) == 4
+    assert len(trained_losses(net, tmp_path, ROOT)) == 4
 
 
 def flux_inputs():
@@ -146,8 +124,7 @@ def test_batch_size_normalization_gives_the_published_update():
         '"WeightedEuclideanLossLayer"',
         "\"WeightedEuclideanLossLayer\" param_str: \"{'normalization': 'BATCH_SIZE'}\"",
     )
-    text = "force_backward: true\n" + "".join(input_layer(k, v.shape) for k, v in inputs.items())
-    _, gradients = loss_and_gradients(fed(net_from(text + layer), inputs))
+    _, gradients = loss_and_gradients(loss_net(layer, inputs))
     np.testing.assert_allclose(
         gradients["fcrop"], published_update(*inputs.values()), rtol=1e-5, atol=1e-9
     )
@@ -156,8 +133,7 @@ def test_batch_size_normalization_gives_the_published_update():
 def test_default_loss_is_the_published_loss_for_one_image():
     inputs = flux_inputs()
     prediction, target, mask = inputs.values()
-    text = "".join(input_layer(k, v.shape) for k, v in inputs.items())
-    net = fed(net_from(text + WEIGHTED_EUCLIDEAN), inputs)
+    net = loss_net(WEIGHTED_EUCLIDEAN, inputs)
     update = published_update(prediction, target, mask)
     weight = np.broadcast_to(published_update(np.ones(mask.shape), 0, mask), prediction.shape)
     published = (update * (prediction - target)).sum() / 2 / weight.sum()
@@ -189,12 +165,10 @@ def test_two_bottoms_take_the_mask_from_the_target():
     inputs = flux_inputs()
     inputs["flux"] *= inputs["dilmask"] > 0
     inputs["dilmask"] = (inputs["dilmask"] > 0).astype(np.float32)
-    text = "".join(input_layer(k, v.shape) for k, v in inputs.items())
-    with_mask = fed(net_from(text + WEIGHTED_EUCLIDEAN), inputs).forward()["loss"]
+    with_mask = loss_net(WEIGHTED_EUCLIDEAN, inputs).forward()["loss"]
     del inputs["dilmask"]
-    text = "".join(input_layer(k, v.shape) for k, v in inputs.items())
     layer = WEIGHTED_EUCLIDEAN.replace('bottom: "dilmask"', "")
-    assert fed(net_from(text + layer), inputs).forward()["loss"] == with_mask
+    assert loss_net(layer, inputs).forward()["loss"] == with_mask
 
 
 @pytest.fixture(scope="module")
@@ -203,25 +177,21 @@ def installed(tmp_path_factory):
     target = tmp_path_factory.mktemp("installed")
     source = tmp_path_factory.mktemp("source") / "caffe-losses"
     # pip builds in the source folder: a copy keeps the checkout clean.
-    shutil.copytree(os.path.join(ROOT, "caffe_losses"), str(source / "caffe_losses"))
+    shutil.copytree(str(ROOT / "caffe_losses"), str(source / "caffe_losses"))
     for pattern in ("*.py", "*.toml", "*.md", "LICENSE"):
-        for path in glob.glob(os.path.join(ROOT, pattern)):
-            shutil.copy(path, str(source))
+        for path in ROOT.glob(pattern):
+            shutil.copy(str(path), str(source))
     command = [sys.executable, "-m", "pip", "install", "--no-deps", "--no-build-isolation"]
     subprocess.run([*command, "--target", str(target), "."], cwd=str(source), check=True)
-    return str(target)
+    return target
 
 
 @every_net
 def test_published_prototxt_trains_after_pip_install(net, tmp_path, installed):
-    assert len(losses_in(caffe_train(net, tmp_path, installed))) == 4
+    assert len(trained_losses(net, tmp_path, installed)) == 4
 
 
 def test_an_installed_copy_is_imported_from_another_directory(tmp_path, installed):
     code = "import pylayerUtils, SigmoidCrossEntropyWeightLossLayer as m; print(m.__file__)"
-    printed = subprocess.check_output(
-        [sys.executable, "-c", code],
-        cwd=str(tmp_path),
-        env={**os.environ, "PYTHONPATH": installed},
-    )
-    assert printed.decode().startswith(installed)
+    done = run([sys.executable, "-c", code], tmp_path, [installed])
+    assert done.stdout.startswith(str(installed))

@@ -1,24 +1,21 @@
 """What is built from the checkout, and `python3 -m caffe_losses`."""
 
 import email
-import os
 import shutil
 import subprocess
 import sys
 import tarfile
 import zipfile
-from pathlib import Path
 
 import pytest
 
 import caffe_losses
+from support.layers import LAYERS
+from support.processes import ROOT, run
 
-ROOT = Path(__file__).resolve().parents[1]
-PUBLIC_MODULES = [
-    "SigmoidCrossEntropyWeightLossLayer.py",
-    "pylayerUtils.py",
-    "sigmoid_ce_weight_layer.py",
-]
+# The last one is a second name of one of the others, which published nets use.
+PUBLIC_MODULES = {layer.module.replace(".", "/") + ".py" for layer in LAYERS}
+PUBLIC_MODULES.add("SigmoidCrossEntropyWeightLossLayer.py")
 
 
 @pytest.fixture(scope="module")
@@ -96,14 +93,7 @@ def test_a_wheel_built_from_the_sdist_is_the_wheel(built, wheel, tmp_path):
 
 def run_module(*arguments, folder):
     """`python3 -m caffe_losses` where there is neither Caffe nor NumPy."""
-    return subprocess.run(
-        [sys.executable, "-S", "-m", "caffe_losses", *arguments],
-        cwd=str(folder),
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        universal_newlines=True,
-    )
+    return run([sys.executable, "-S", "-m", "caffe_losses", *arguments], folder, [ROOT])
 
 
 def test_the_version_is_printed_without_caffe(tmp_path):

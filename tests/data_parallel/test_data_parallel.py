@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 from caffe.proto import caffe_pb2
 
-ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
 BATCH = 4  # of all ranks together
 ITERATIONS = 6
 
@@ -128,7 +128,7 @@ def write_solver(name, layers, batch, settings=SGD, extra=""):
 
 
 def environment(log_level=2):
-    paths = [ROOT, os.path.join(ROOT, "tests"), os.environ.get("PYTHONPATH", "")]
+    paths = [ROOT, os.path.join(ROOT, "tests", "data_parallel"), os.environ.get("PYTHONPATH", "")]
     return dict(
         os.environ,
         PYTHONPATH=os.pathsep.join(filter(None, paths)),

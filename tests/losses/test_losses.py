@@ -3,16 +3,38 @@
 import caffe
 import numpy as np
 import pytest
-from loss_table import LOSSES, Row, draw, expected, layer_of, name_of
-from nets import fed, input_layer, loss_and_gradients, loss_net, net_from
 
 from caffe_losses import batch_counts
-
-every_loss = pytest.mark.parametrize("row", LOSSES, ids=name_of)
-FIRST_OF_EACH_LAYER = list({row.layer: row for row in reversed(LOSSES)}.values())
-each_layer = pytest.mark.parametrize("row", FIRST_OF_EACH_LAYER, ids=lambda row: row.layer)
+from support.draws import Draw
+from support.layers import (
+    DEFAULTS,
+    LAYERS,
+    ROWS,
+    Row,
+    axis_of,
+    draw,
+    expected,
+    layer_of,
+    name_of,
+    row_with,
+)
+from support.nets import fed, input_layer, loss_and_gradients, loss_net, net_from
 
 SHAPE = (2, 3, 4, 5)
+
+every_row = pytest.mark.parametrize("row", ROWS, ids=name_of)
+each_layer = pytest.mark.parametrize("row", DEFAULTS, ids=name_of)
+
+
+def rows_with_shapes(rows, shapes):
+    """Each row with each of the shapes that it takes."""
+    cases = [
+        pytest.param(row, shape, id=f"{name_of(row)}-{shape}")
+        for row in rows
+        for shape in shapes
+        if row.layer.takes(shape, row.parameters)
+    ]
+    return pytest.mark.parametrize("row, shape", cases)
 
 
 def assert_matches(row: Row, net: caffe.Net, inputs: dict, loss_weight: float = 1) -> None:
@@ -27,23 +49,25 @@ def assert_matches(row: Row, net: caffe.Net, inputs: dict, loss_weight: float = 
         )
 
 
-@every_loss
+@every_row
 def test_loss_and_gradients_are_those_of_the_formula(row):
     inputs = draw(row, SHAPE)
     assert_matches(row, loss_net(layer_of(row), inputs), inputs)
 
 
-@pytest.mark.parametrize("shape", [(1, 3, 6), (3, 3, 2, 2, 3), (5, 3, 1, 7), (1, 3, 40, 50)])
-@every_loss
+AXES = [(4, 3), (1, 3, 6), (3, 3, 2, 2, 3), (5, 3, 1, 7)]
+
+
+@rows_with_shapes(ROWS, AXES)
 def test_any_number_of_axes_and_images(row, shape):
     inputs = draw(row, shape)
-    if row.parameters.get("axis") == 2 and len(shape) < 3:
-        pytest.skip("no axis 2")
     assert_matches(row, loss_net(layer_of(row), inputs), inputs)
 
 
-@pytest.mark.parametrize("shape", [(3, 3, 300, 300), (1, 3, 250000), (70000, 3, 1), (2, 3, 30011)])
-@each_layer
+MANY_BLOCKS = [(3, 3, 300, 300), (1, 3, 250000), (70000, 3, 1), (2, 3, 30011)]
+
+
+@rows_with_shapes(DEFAULTS, MANY_BLOCKS)
 def test_blobs_of_many_blocks(row, shape):
     inputs = draw(row, shape)
     assert_matches(row, loss_net(layer_of(row), inputs), inputs)
@@ -80,14 +104,6 @@ def test_gradients_go_only_where_propagate_down_asks_for_them(row):
             gradients.pop(wanted), expected(row, inputs)[1][wanted], rtol=1e-5, atol=1e-6 * scale
         )
         assert all(np.isnan(gradient).all() for gradient in gradients.values())
-
-
-@each_layer
-def test_masks_and_labels_get_zero_diffs_under_force_backward(row):
-    inputs = draw(row, SHAPE)
-    _, gradients = loss_and_gradients(loss_net(layer_of(row), inputs))
-    for name in set(inputs) - set(row.differentiable):
-        assert not gradients[name].any()
 
 
 @each_layer
@@ -129,10 +145,16 @@ def test_empty_batch_has_loss_zero(row, empty):
     assert loss_and_gradients(fed(net, draw(row, empty)))[0] == 0
 
 
-@each_layer
+@pytest.mark.parametrize(
+    "row",
+    [
+        row._replace(parameters={**row.parameters, **row.layer.mean_over_images})
+        for row in DEFAULTS
+        if row.layer.mean_over_images is not None
+    ],
+    ids=name_of,
+)
 def test_a_step_with_several_images_is_the_mean_of_steps_with_one(row):
-    if "cls_weight" in row.parameters:
-        pytest.skip("sums by default, as published")
     inputs = draw(row, (4, 3, 5, 6))
     loss, gradients = loss_and_gradients(loss_net(layer_of(row), inputs))
     net = loss_net(layer_of(row), {name: array[:1] for name, array in inputs.items()})
@@ -148,10 +170,16 @@ def test_a_step_with_several_images_is_the_mean_of_steps_with_one(row):
     np.testing.assert_allclose(loss, np.mean(losses), rtol=1e-6)
 
 
+@pytest.fixture
+def exchanged(monkeypatch):
+    """How many counts each exchange with other ranks has."""
+    sizes = []
+    monkeypatch.setattr(batch_counts, "_reduction", lambda own: sizes.append(own.size) or own)
+    return sizes
+
+
 @each_layer
-def test_an_empty_batch_exchanges_as_many_counts_with_other_ranks(row, monkeypatch):
-    exchanged = []
-    monkeypatch.setattr(batch_counts, "_reduction", lambda own: exchanged.append(own.size) or own)
+def test_an_empty_batch_exchanges_as_many_counts_with_other_ranks(row, exchanged):
     net = loss_net(layer_of(row), draw(row, SHAPE))
     net.forward()
     fed(net, draw(row, (0, 3, 4, 5))).forward()
@@ -159,8 +187,17 @@ def test_an_empty_batch_exchanges_as_many_counts_with_other_ranks(row, monkeypat
     assert exchanged[0] == exchanged[1]
 
 
+@each_layer
+def test_the_test_phase_exchanges_nothing_with_other_ranks(row, exchanged):
+    """Rank 0 alone tests: the others would wait for ever."""
+    net = loss_net(layer_of(row), draw(row, SHAPE), caffe.TEST)
+    net.forward()
+    fed(net, draw(row, (0, 3, 4, 5))).forward()
+    assert exchanged == []
+
+
 def test_several_losses_in_one_net_do_not_disturb_each_other():
-    rows = FIRST_OF_EACH_LAYER
+    rows = DEFAULTS
     text, inputs = "force_backward: true\n", {}
     for number, row in enumerate(rows):
         own = {f"{name}{number}": array for name, array in draw(row, SHAPE, number).items()}
@@ -182,24 +219,47 @@ def test_several_losses_in_one_net_do_not_disturb_each_other():
             np.testing.assert_allclose(diff, gradients[name], rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("value", [-1, 0, 1])
-@each_layer
-def test_an_image_without_both_classes_gives_zero_and_not_nan(row, value):
-    if "Weighted" not in row.layer:
-        pytest.skip("not balanced")
+def balanced_bottoms():
+    """The layers that balance, with what balances them: a bottom and a value all over it."""
+    for layer in LAYERS:
+        for bottom in layer.bottoms if "balance" in layer.parameters else []:
+            for value in [*bottom.without_weight, 1] if bottom.without_weight else []:
+                yield row_with(layer), bottom.name, value
+
+
+@pytest.mark.parametrize("row, name, value", balanced_bottoms())
+def test_an_image_without_both_classes_gives_zero_and_not_nan(row, name, value):
     inputs = draw(row, SHAPE)
-    inputs[list(inputs)[-1]][:] = value
+    inputs[name][:] = value
     loss, gradients = loss_and_gradients(loss_net(layer_of(row), inputs))
     assert loss == 0
     assert not any(gradient.any() for gradient in gradients.values())
 
 
-@pytest.mark.parametrize("balance", ["image", "batch", "none"])
-def test_ignored_pixels_get_no_gradient(balance):
-    row = next(r for r in LOSSES if r.parameters.get("balance") == balance and "mask" in r.draws)
+def rows_that_ignore():
+    """The rows with elements to ignore, and the bottom that has them."""
+    for row in ROWS:
+        for name, one in row.draws.items():
+            if one.ignored is not None:
+                yield pytest.param(row, name, one, id=name_of(row))
+
+
+@pytest.mark.parametrize("row, name, one", rows_that_ignore())
+def test_what_stands_at_ignored_places_changes_nothing(row, name, one: Draw):
     inputs = draw(row, SHAPE)
-    _, gradients = loss_and_gradients(loss_net(layer_of(row), inputs))
-    ignored = np.broadcast_to(inputs["mask"] < 0, SHAPE)
-    assert ignored.any()
-    assert not gradients["prediction"][ignored].any()
-    assert gradients["prediction"][~ignored].all()
+    mask = inputs[name]
+    if mask.ndim < len(SHAPE):
+        mask = np.expand_dims(mask, axis_of(SHAPE, row.parameters))
+    ignored = np.broadcast_to(mask == one.ignored, SHAPE)
+    assert ignored.any() and not ignored.all()
+    net = loss_net(layer_of(row), inputs)
+    loss, gradients = loss_and_gradients(net)
+    first = next(iter(inputs))
+    assert gradients[first][~ignored].any()
+    for differentiable in row.differentiable:
+        assert not gradients[differentiable][ignored].any()
+    net.blobs[first].data[ignored] += 3
+    changed_loss, changed = loss_and_gradients(net)
+    assert changed_loss == pytest.approx(loss, rel=1e-6)
+    for differentiable in row.differentiable:
+        np.testing.assert_array_equal(changed[differentiable], gradients[differentiable])

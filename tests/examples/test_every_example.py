@@ -1,0 +1,137 @@
+"""Every example runs, resumes, and gives the same numbers again, as `caffe train` does."""
+
+import json
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import NamedTuple, Sequence
+
+import caffe
+import matplotlib.image
+import pytest
+from caffe.proto import caffe_pb2
+from google.protobuf import text_format
+
+from support.nets import weights_of
+from support.processes import ROOT, caffe_train, run
+
+
+class Example(NamedTuple):
+    """A short run of an example."""
+
+    name: str
+    iterations: int  # so many that Ctrl-C comes before the last
+    options: Sequence[str]
+    trainings: Sequence[str]
+
+    def command(self, out):
+        script = ROOT / "examples" / self.name / "train.py"
+        options = ["--iterations", str(self.iterations), *self.options, "--out", str(out)]
+        return [sys.executable, str(script), *options]
+
+    @property
+    def last_snapshot(self):
+        return f"snapshot_iter_{self.iterations}.caffemodel"
+
+
+EXAMPLES = [
+    Example("skeleton_flux", 60, ["--images", "24"], ["balanced", "unbalanced"]),
+    Example(
+        "rare_class",
+        40,
+        ["--images", "500"],
+        ["cls_weight_1", "cls_weight_10", "cls_weight_100"],
+    ),
+    Example("edges", 12, ["--crops", "20"], ["unbalanced", "balanced"]),
+]
+
+
+@pytest.fixture(scope="module", params=EXAMPLES, ids=lambda example: example.name)
+def finished(request, tmp_path_factory):
+    """An example, the output folder of a run, and what it printed."""
+    out = tmp_path_factory.mktemp(request.param.name)
+    done = run(request.param.command(out))
+    assert done.returncode == 0, done.stderr
+    return request.param, out, done.stdout
+
+
+def test_it_prints_and_writes_a_table(finished):
+    example, out, printed = finished
+    rows = json.loads((out / "results.json").read_text())
+    assert len(rows) >= len(example.trainings)
+    assert "| " + " | ".join(rows[0]) + " |" in printed
+    for row in rows:
+        values = [f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()]
+        assert "| " + " | ".join(values) + " |" in printed
+        assert 0 <= row["precision"] <= 1 and 0 <= row["recall"] <= 1
+
+
+def test_it_draws_a_small_picture(finished):
+    example, out, _ = finished
+    path = out / f"{example.name}.png"
+    assert path.stat().st_size < 300_000
+    assert matplotlib.image.imread(str(path)).std() > 0.1
+
+
+def test_all_trainings_start_with_the_same_weights_and_data(finished):
+    example, out, _ = finished
+    nets = [caffe.get_solver(str(out / name / "solver.prototxt")).net for name in example.trainings]
+    for net in nets:
+        net.forward()
+    for net in nets[1:]:
+        for name, blobs in nets[0].params.items():
+            assert (net.params[name][0].data == blobs[0].data).all()
+        data = next(iter(net.blobs))
+        assert (net.blobs[data].data == nets[0].blobs[data].data).all()
+
+
+def test_the_losses_lead_to_different_weights(finished):
+    example, out, _ = finished
+    first, second = (
+        weights_of(out / name / example.last_snapshot) for name in example.trainings[:2]
+    )
+    assert first != second
+
+
+def test_caffe_train_gives_the_same_weights(finished, tmp_path):
+    example, out, _ = finished
+    name = example.trainings[-1]
+    text = (out / name / "solver.prototxt").read_text()
+    solver = text_format.Parse(text, caffe_pb2.SolverParameter())
+    solver.snapshot_prefix = str(tmp_path / "snapshot")
+    (tmp_path / "solver.prototxt").write_text(str(solver))
+    done = caffe_train(tmp_path / "solver.prototxt")
+    assert done.returncode == 0, done.stderr
+    last = example.last_snapshot
+    assert weights_of(tmp_path / last) == weights_of(out / name / last)
+
+
+def interrupt(example, out):
+    """Presses Ctrl-C during the first training; it must leave one snapshot on the way."""
+    name, command = example.trainings[0], example.command(out)
+    training = subprocess.Popen(command, stderr=subprocess.PIPE, universal_newlines=True)
+    shown = ""
+    while not re.search(rf"{name}: .* [1-9]\d*/{example.iterations} ", shown):
+        character = training.stderr.read(1)
+        assert character, shown
+        shown += character
+    training.send_signal(signal.SIGINT)
+    shown += training.communicate(timeout=60)[1]
+    assert training.returncode == 130, shown
+    assert "go on with --resume" in shown
+    (snapshot,) = (out / name).glob("*.solverstate")
+    assert 1 <= int(snapshot.stem.split("_")[-1]) < example.iterations
+
+
+def test_ctrl_c_leaves_a_snapshot_and_resuming_ends_with_the_same_numbers(finished, tmp_path):
+    example, out, _ = finished
+    interrupt(example, tmp_path)
+
+    done = run([*example.command(tmp_path), "--resume"])
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "results.json").read_text() == (out / "results.json").read_text()
+    for name in example.trainings:
+        last = Path(name) / example.last_snapshot
+        assert weights_of(tmp_path / last) == weights_of(out / last)

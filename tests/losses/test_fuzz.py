@@ -1,0 +1,274 @@
+"""Random parameters, shapes and values through every layer, in real Caffe.
+
+Each case ends in the float64 oracle's answer or in an error that the case deserves; never in a
+crash, a hang or a warning. `make fuzz` runs FUZZ_CASES new cases over all layers; without that
+variable a smaller set runs, the same every time.
+"""
+
+import functools
+import json
+import math
+import os
+import signal
+import warnings
+from collections import Counter
+from typing import Any, Dict, NamedTuple
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from support.draws import Interval
+from support.layers import LAYERS, Layer, axis_of, channels_of, of_the_formula
+from support.nets import loss_and_gradients, loss_net, python_layer
+from support.parameters import Axis, Number, NumberForEachChannel, Word
+
+Case = NamedTuple(
+    "Case",
+    [
+        ("layer", Layer),
+        ("inputs", Dict[str, np.ndarray]),
+        ("parameters", Dict[str, Any]),
+        ("text", str),  # of the param_str
+        ("loss_weight", float),
+    ],
+)
+
+# Parameters
+
+
+@functools.singledispatch
+def values_of(parameter):
+    """A strategy of values of a parameter, most of them allowed."""
+    raise NotImplementedError(f"no strategy for {type(parameter).__name__}")
+
+
+@values_of.register(Word)
+def _(parameter):
+    return st.sampled_from(parameter.words)
+
+
+@values_of.register(Number)
+def _(parameter):
+    smallest = max(parameter.minimum, -100)
+    ordinary = st.floats(smallest, smallest + 100).map(lambda x: float(np.float32(x)))
+    numbers = [x for x in parameter.examples if not isinstance(x, list)]
+    return st.sampled_from(numbers) | ordinary | st.floats(width=32)
+
+
+@values_of.register(NumberForEachChannel)
+def _(parameter):
+    number = values_of.dispatch(Number)(parameter)
+    return number | st.lists(number, min_size=1, max_size=7)
+
+
+@values_of.register(Axis)
+def _(parameter):
+    return st.sampled_from([1, 1, -1, -1, 0, 2, -2, 3, -4, 5])
+
+
+JUNK = st.sampled_from([True, "", "image ", [], {}, [[1]], "NaN", -1e39, 10**400])
+
+
+@st.composite
+def draw_parameters(draw, layer, channels):
+    """Parameters and their param_str."""
+    parameters = {}
+    for key, parameter in layer.parameters.items():
+        if parameter.required or draw(st.booleans()):
+            value = draw(values_of(parameter))
+            if not parameter.allows(value) and draw(st.booleans()):
+                value = draw(st.sampled_from(parameter.examples))
+            if isinstance(value, list) and draw(st.integers(0, 4)):
+                value = (value * 7)[:channels]
+            parameters[key] = value
+    if draw(st.integers(0, 9)) == 9:
+        parameters[draw(st.sampled_from([*layer.parameters, "balanec"]))] = draw(JUNK)
+    text = draw(st.sampled_from([json.dumps, repr]))(parameters)
+    return parameters, text if parameters or draw(st.booleans()) else ""
+
+
+# Shapes
+
+
+@st.composite
+def draw_first_shape(draw):
+    """The shape of the first bottom."""
+    axes = draw(st.sampled_from([4, 2, 3, 1, 5, 0]))
+    smallest = draw(st.sampled_from([1, 1, 1, 0]))
+    return tuple(draw(st.lists(st.integers(smallest, 7), min_size=axes, max_size=axes)))
+
+
+@st.composite
+def draw_shape(draw, bottom, first, axis):
+    """A shape for a bottom; most go with the first shape."""
+    kind = draw(st.sampled_from(["layout"] * 9 + ["one more", "one more", "swapped", "any"]))
+    shape = draw(st.sampled_from(list(bottom.layouts.layouts)))(first, axis)
+    if kind == "one more":
+        return shape[:1] + (1,) + shape[1:]
+    if kind == "swapped":
+        return shape[:-2] + shape[-2:][::-1]
+    return draw(draw_first_shape()) if kind == "any" else shape
+
+
+# Elements
+
+SPECIAL = [0.0, -0.0, 1e-45, -1e-45, 1.1754942e-38, 1e-20, 255.0, 1e4, -1e4, 1e19, -1e30]
+SPECIAL += [20.0, 87.4, -87.4, 88.8, -88.8, 104.0, -104.0, 3.4028235e38, -3.4028235e38]
+NOT_FINITE = [math.nan, math.inf, -math.inf]
+any_finite = st.floats(allow_nan=False, allow_infinity=False, width=32) | st.sampled_from(SPECIAL)
+STRANGE = st.sampled_from([-0.0, 1e-45, -1e-45, 1e-30, -1e-30, 0.5, -1.0, 255.0])
+
+
+@st.composite
+def draw_elements(draw, bottom, channels):
+    """A strategy of elements: those of one of the bottom's draws, strange ones, or any."""
+    elements = draw(st.sampled_from(list(bottom.draws))).elements_for(channels)
+    if isinstance(elements, Interval):
+        tame = st.floats(elements.low, elements.high, width=32)
+    else:
+        tame = st.sampled_from(sorted(set(map(float, elements))))
+    return draw(
+        st.sampled_from(
+            [tame] * 8
+            + [tame | STRANGE] * 2
+            + [any_finite, any_finite | st.sampled_from(NOT_FINITE)]
+        )
+    )
+
+
+@st.composite
+def draw_values(draw, bottom, shape, channels):
+    """A blob made of a few values, each drawn alone so that a failure shrinks to plain ones."""
+    elements = draw(draw_elements(bottom, channels))
+    values = draw(st.lists(elements, min_size=1, max_size=8))
+    random = np.random.RandomState(draw(st.integers(0, 2**32 - 1)))
+    return random.choice(np.array(values, dtype=np.float32), size=shape)
+
+
+@st.composite
+def draw_case(draw, layer):
+    first = draw(draw_first_shape())
+    parameters, text = draw(draw_parameters(layer, channels_of(first, {})))
+    axis, channels = 1, channels_of(first, {})
+    if allowed(layer, parameters):
+        axis, channels = axis_of(first, parameters), channels_of(first, parameters)
+    required = [bottom for bottom in layer.bottoms if not bottom.optional]
+    bottoms = layer.bottoms[: draw(st.integers(len(required), len(layer.bottoms)))]
+    inputs = {}
+    for bottom in bottoms:
+        shape = draw(draw_shape(bottom, first, axis)) if inputs else first
+        inputs[bottom.name] = draw(draw_values(bottom, shape, channels))
+    loss_weight = draw(st.sampled_from([1, 1, 0.01, 3, 1000, -2]))
+    return Case(layer, inputs, parameters, text, loss_weight)
+
+
+# What each case must end in
+
+
+def allowed(layer, parameters):
+    """Whether each parameter is known and has a value that it may have."""
+    return all(
+        key in layer.parameters and layer.parameters[key].allows(value)
+        for key, value in parameters.items()
+    )
+
+
+def shapes_fit(case):
+    shapes = [array.shape for array in case.inputs.values()]
+    axis = axis_of(shapes[0], case.parameters)
+    return case.layer.takes(shapes[0], case.parameters) and all(
+        bottom.layouts.fit(shape, shapes[0], axis)
+        for bottom, shape in zip(case.layer.bottoms[1:], shapes[1:])
+    )
+
+
+def errors_due(case):
+    """The exceptions of which one must be raised; none where there must be an answer."""
+    if not allowed(case.layer, case.parameters):
+        return (ValueError, TypeError)
+    if not shapes_fit(case):
+        return (ValueError,)
+    if next(iter(case.inputs.values())).size == 0:
+        return ()
+    is_wrong = case.layer.wrong_elements(case.inputs, case.parameters)
+    not_finite = not all(np.isfinite(array).all() for array in case.inputs.values())
+    return (ValueError,) * is_wrong + (FloatingPointError,) * not_finite
+
+
+def may_overflow(case):
+    """Whether products of the values can come near the end of float32."""
+    factors = [float(np.max(np.abs(array))) for array in case.inputs.values()]
+    for value in case.parameters.values():
+        factors += [abs(number) for number in np.ravel(value) if not isinstance(number, str)]
+    size = next(iter(case.inputs.values())).size
+    digits = sum(math.log10(max(1, factor)) for factor in factors)
+    return 2 * digits + math.log10(1000 * size**2) > 37
+
+
+def require_answer(case, loss, found):
+    """Fails unless loss and gradients are finite and those of the oracle."""
+    bottoms, parameters = list(case.inputs.values()), of_the_formula(case.parameters)
+    answer = case.layer.oracle(*bottoms, **parameters)
+    loss_error, errors = case.layer.tolerance(answer, *bottoms, **parameters)
+    assert math.isfinite(loss)
+    assert abs(loss - answer[0]) <= loss_error, (loss, answer[0])
+    differentiable = [bottom.name for bottom in case.layer.bottoms if bottom.differentiable]
+    for name, gradient, error in zip(differentiable, answer[1], errors):
+        if gradient.size:
+            unweighted = found[name] / case.loss_weight
+            wrong = ~(np.abs(unweighted - gradient) <= error)
+            assert not wrong.any(), (name, unweighted[wrong][0], gradient[wrong][0])
+    for name in set(case.inputs) - set(differentiable):
+        assert not np.any(found.get(name, 0)), "masks and labels have a zero gradient"
+
+
+def end_of(case):
+    """What the case ends in: "answer" or the name of an error; fails where it should not."""
+    due = errors_due(case)
+    layer = python_layer(
+        case.layer.module,
+        case.layer.name,
+        list(case.inputs),
+        case.text,
+        loss_weight=case.loss_weight,
+    )
+    try:
+        with warnings.catch_warnings(), np.errstate(all="raise"):
+            warnings.simplefilter("error")
+            loss, gradients = loss_and_gradients(loss_net(layer, case.inputs))
+    except (ValueError, TypeError, FloatingPointError) as error:
+        assert str(error).startswith(f"{case.layer.name}: "), "an error of NumPy's"
+        overflows = (FloatingPointError,) * (not due and may_overflow(case))
+        assert isinstance(error, due + overflows), error
+        return type(error).__name__
+    assert not due, "an error was due"
+    require_answer(case, loss, gradients)
+    return "answer"
+
+
+CASES = int(os.environ.get("FUZZ_CASES", 1500))
+
+
+@pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
+def test_every_case_ends_in_the_right_answer_or_a_documented_error(layer):
+    ends = Counter()
+
+    @settings(
+        max_examples=-(-CASES // len(LAYERS)),
+        derandomize="FUZZ_CASES" not in os.environ,
+        database=None,
+        deadline=None,
+        suppress_health_check=HealthCheck.all(),
+    )
+    @given(draw_case(layer))
+    def check(case):
+        signal.alarm(60)  # a hang ends the process
+        ends[end_of(case)] += 1
+        signal.alarm(0)
+
+    check()
+    print(f"{layer.name}: {sum(ends.values())} cases, {dict(ends)}")
+    assert ends["answer"] > CASES / len(LAYERS) / 5
+    assert ends["ValueError"] and ends["FloatingPointError"]

@@ -1,0 +1,1 @@
+"""What the tests share: nets, commands, draws, the float64 oracle, and the table of layers."""

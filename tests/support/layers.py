@@ -1,0 +1,382 @@
+"""The table of layers that all generic tests read, and the rows that it gives: ways to use a layer.
+
+A new layer is one `Layer` in LAYERS.
+"""
+
+import itertools
+import json
+import random
+from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple
+
+import numpy as np
+
+from support import oracle, tolerance
+from support.draws import (
+    Array,
+    Draw,
+    hard,
+    mostly_one,
+    normal,
+    positive,
+    soft,
+    sparse,
+    tiny,
+    with_255,
+    with_minus_1,
+)
+from support.layouts import ELEMENTS, ELEMENTS_OR_POSITIONS, EXACTLY, Layout, Layouts, Shape
+from support.nets import python_layer
+from support.parameters import Axis, Number, NumberForEachChannel, Word
+from support.tolerance import Tolerance
+
+Parameters = Dict[str, Any]
+
+
+class Mistake(NamedTuple):
+    """An element that must not be in a bottom, and what the error must say beside its place."""
+
+    element: float
+    fix: str
+    parameters: Parameters = {}
+
+
+class Bottom(NamedTuple):
+    """What goes into a layer."""
+
+    name: str
+    draws: Sequence[Draw]  # those of the rows; the first one is the ordinary one
+    layouts: Layouts = ELEMENTS
+    differentiable: bool = False
+    optional: bool = False
+    draws_alone: Sequence[Draw] = ()  # where the optional bottoms are missing, if not `draws`
+    # Elements that, all over an image, take it out of the loss.
+    without_weight: Sequence[float] = ()
+    # Whether each element is one that raises ValueError, with these parameters and channels.
+    wrong: Optional[Callable[[Array, Parameters, int], Array]] = None
+    mistakes: Sequence[Mistake] = ()
+
+
+def any_shape(first: Shape, parameters: Parameters) -> bool:
+    return True
+
+
+class Layer(NamedTuple):
+    """A layer, described so that generic tests can draw for it and know what must come out."""
+
+    module: str
+    name: str
+    oracle: Callable[..., oracle.Answer]  # of bottoms and parameters: loss, gradients
+    bottoms: Sequence[Bottom]
+    parameters: Dict[str, Any] = {}
+    # Whether the first bottom may have this shape.
+    takes: Callable[[Shape, Parameters], bool] = any_shape
+    # Parameters with which the loss of a batch is the mean over its images; None: there are none.
+    mean_over_images: Optional[Parameters] = {}
+    # Parameters with which large bottoms make a loss that float32 does not hold; None: none do.
+    overflows: Optional[Parameters] = {}
+    # How far from the oracle loss and gradients may be.
+    tolerance: Callable[..., Tolerance] = tolerance.of_answer
+
+    def __repr__(self) -> str:
+        return self.name
+
+    @property
+    def required(self) -> Parameters:
+        """The parameters that must be given."""
+        return {key: p.examples[0] for key, p in self.parameters.items() if p.required}
+
+    def wrong_elements(self, inputs: Dict[str, Array], parameters: Parameters) -> bool:
+        """Whether the layer must refuse an element of its bottoms."""
+        channels = channels_of(next(iter(inputs.values())).shape, parameters)
+        return parameters.get("check_labels") != "never" and any(
+            bottom.wrong is not None
+            and bottom.name in inputs
+            and np.any(bottom.wrong(inputs[bottom.name], parameters, channels))
+            for bottom in self.bottoms
+        )
+
+
+# What labels may be
+
+
+def above_1(label: Array, parameters: Parameters, channels: int) -> Array:
+    return ~(label <= 1)
+
+
+def outside_0_to_1(label: Array, parameters: Parameters, channels: int) -> Array:
+    right = (label >= 0) & (label <= 1)
+    if "ignore_label" in parameters:
+        right |= label == np.float32(parameters["ignore_label"])
+    return ~right
+
+
+# What shapes go with parameters
+
+
+def has_axis(first: Shape, parameters: Parameters) -> bool:
+    return -len(first) <= parameters.get("axis", 1) < len(first)
+
+
+def has_channel_for_each_weight(first: Shape, parameters: Parameters) -> bool:
+    weights = parameters["cls_weight"]
+    return not isinstance(weights, list) or len(weights) in (1, channels_of(first, parameters))
+
+
+def axis_of(first: Shape, parameters: Parameters) -> int:
+    """The axis of channels, counted from the start."""
+    axis = parameters.get("axis", 1)
+    return axis + len(first) if axis < 0 else axis
+
+
+def channels_of(first: Shape, parameters: Parameters) -> int:
+    """The length of the axis of channels; 1 where it is missing."""
+    axis = axis_of(first, parameters)
+    return first[axis] if 0 <= axis < len(first) else 1
+
+
+# The table
+
+PREDICTION = Bottom("prediction", [normal], differentiable=True)
+TARGET = Bottom("target", [normal], differentiable=True)
+SCORE = Bottom("score", [normal], differentiable=True)
+BALANCE = {
+    "balance": Word("image", "batch", "none"),
+    "normalization": Word("WEIGHT", "BATCH_SIZE", "NONE", "FULL", "VALID"),
+}
+CHECK_LABELS = Word("always", "first", "never")
+
+LAYERS = [
+    Layer("pylayerUtils", "EuclideanLossLayer", oracle.euclidean, [PREDICTION, TARGET]),
+    Layer(
+        "pylayerUtils",
+        "WeightedEuclideanLossLayer",
+        oracle.weighted_euclidean,
+        [
+            PREDICTION,
+            TARGET._replace(draws_alone=[sparse]),
+            Bottom(
+                "mask",
+                [hard, with_minus_1, mostly_one],
+                ELEMENTS_OR_POSITIONS,
+                optional=True,
+                without_weight=[0, -1],
+            ),
+        ],
+        BALANCE,
+        overflows={"normalization": "NONE"},
+    ),
+    Layer(
+        "pylayerUtils",
+        "WeightedSigmoidCrossEntropyLossLayer",
+        oracle.weighted_sigmoid_cross_entropy,
+        [
+            SCORE,
+            Bottom(
+                "label",
+                [hard, with_minus_1, mostly_one, soft, tiny],
+                without_weight=[0, -1],
+                wrong=above_1,
+                mistakes=[
+                    Mistake(255, "divide a mask of 0 and 255 by 255"),
+                    Mistake(255, "negative label"),
+                    Mistake(np.nan, "negative label"),
+                ],
+            ),
+        ],
+        {**BALANCE, "check_labels": CHECK_LABELS},
+        overflows={"normalization": "NONE"},
+        tolerance=tolerance.of_cross_entropy(oracle.balanced_coefficients),
+    ),
+    Layer(
+        "sigmoid_ce_weight_layer",
+        "SigmoidCrossEntropyWeightLossLayer",
+        oracle.sigmoid_cross_entropy_weight,
+        [
+            SCORE,
+            Bottom(
+                "label",
+                [hard, with_255, mostly_one, soft, tiny],
+                wrong=outside_0_to_1,
+                mistakes=[
+                    Mistake(255, "divide a mask of 0 and 255 by 255"),
+                    Mistake(-1, 'set "ignore_label": -1'),
+                    Mistake(254, 'set "ignore_label": 254', {"ignore_label": 255}),
+                    Mistake(np.nan, "expected 0 to 1"),
+                ],
+            ),
+            Bottom("weight", [positive], ELEMENTS_OR_POSITIONS, optional=True, without_weight=[0]),
+        ],
+        {
+            "cls_weight": NumberForEachChannel(2, 0, 100, [1, 10, 0.5], minimum=0, required=True),
+            "normalization": Word("NONE", "FULL", "VALID", "BATCH_SIZE"),
+            "ignore_label": Number(255),
+            "check_labels": CHECK_LABELS,
+        },
+        takes=has_channel_for_each_weight,
+        mean_over_images={"normalization": "BATCH_SIZE"},
+        tolerance=tolerance.of_cross_entropy(oracle.weighted_coefficients),
+    ),
+    Layer(
+        "pylayerUtils",
+        "ChannelSumEuclideanLossLayer",
+        oracle.channel_sum_euclidean,
+        [PREDICTION, TARGET._replace(layouts=EXACTLY)],
+        {"axis": Axis(2, -1), "reduce": Word("axis", "tail")},
+        takes=has_axis,
+        tolerance=tolerance.of_sums,
+    ),
+]
+
+# The rows
+
+
+class Row(NamedTuple):
+    """A way to use a layer."""
+
+    layer: Layer
+    draws: Dict[str, Draw]  # of each bottom
+    layouts: Dict[str, Layout]
+    parameters: Parameters
+
+    @property
+    def differentiable(self) -> List[str]:
+        return [bottom.name for bottom in self.layer.bottoms if bottom.differentiable]
+
+
+Factor = Tuple[str, str]  # of a bottom its draw or layout, of a parameter its value
+ABSENT = object()
+MOST_CHOICES = 2000
+ORDINARY_SHAPE = (2, 3, 4, 5)  # of the first bottom: every row takes it
+
+
+def factors_of(layer: Layer) -> Dict[Factor, List[Any]]:
+    """What can be chosen in a row: for each bottom draw and layout, for each parameter a value.
+
+    Some parameters and bottoms can be absent.
+    """
+    factors = {}  # type: Dict[Factor, List[Any]]
+    for bottom in layer.bottoms:
+        factors[bottom.name, "draw"] = list(bottom.draws) + [ABSENT] * bottom.optional
+        factors[bottom.name, "layout"] = list(bottom.layouts.layouts)
+    for key, parameter in layer.parameters.items():
+        factors[key, "value"] = [ABSENT] * (not parameter.required) + list(parameter.examples)
+    return factors
+
+
+def row_of(layer: Layer, choice: Dict[Factor, Any]) -> Optional[Row]:
+    """The row with these choices; None where they do not go together."""
+    present = [b for b in layer.bottoms if choice[b.name, "draw"] is not ABSENT]
+    if present != list(layer.bottoms[: len(present)]):
+        return None
+    draws = {b.name: choice[b.name, "draw"] for b in present}
+    if len(present) < len(layer.bottoms):
+        draws.update({b.name: b.draws_alone[0] for b in present if b.draws_alone})
+    layouts = {b.name: choice[b.name, "layout"] for b in present}
+    values = {key: choice[key, "value"] for key in layer.parameters}
+    parameters = {key: value for key, value in values.items() if value is not ABSENT}
+    needs = [item for draw in draws.values() for item in draw.needs.items()]
+    if any(parameters.get(key) != value for key, value in needs):
+        return None
+    if not layer.takes(ORDINARY_SHAPE, parameters):
+        return None
+    return Row(layer, draws, layouts, parameters)
+
+
+def rows_of(layer: Layer) -> List[Row]:
+    """Rows in which any two choices that go together do so once.
+
+    The first rows have all defaults, with every number of bottoms.
+    """
+    factors = factors_of(layer)
+    choices = [dict(zip(factors, values)) for values in itertools.product(*factors.values())]
+    choices = random.Random(0).sample(choices, min(MOST_CHOICES, len(choices)))
+    rows = [(row_of(layer, choice), pairs_in(choice, factors)) for choice in choices]
+    candidates = [(row, pairs) for row, pairs in rows if row is not None]
+    uncovered = set().union(*(pairs for _, pairs in candidates))
+    chosen = defaults_of(layer)
+    while uncovered:
+        row, covered = max(candidates, key=lambda candidate: len(candidate[1] & uncovered))
+        uncovered -= covered
+        chosen += [row] * (row not in chosen)
+    return chosen
+
+
+def pairs_in(choice: Dict[Factor, Any], factors: Dict[Factor, List[Any]]) -> FrozenSet[Any]:
+    """All pairs of choices, but for the layout of a bottom that is absent."""
+    made = [
+        (name, kind, factors[name, kind].index(value))
+        for (name, kind), value in choice.items()
+        if kind != "layout" or choice[name, "draw"] is not ABSENT
+    ]
+    return frozenset(itertools.combinations(made, 2))
+
+
+def defaults_of(layer: Layer) -> List[Row]:
+    """The rows with the first draw and layout of each bottom and no parameter that is not required.
+
+    The first one has all bottoms.
+    """
+    first = {key: options[0] for key, options in factors_of(layer).items()}
+    rows = [row_of(layer, first)]
+    for bottom in reversed(layer.bottoms):
+        if bottom.optional:
+            first[bottom.name, "draw"] = ABSENT
+            rows.append(row_of(layer, first))
+    return [row for row in rows if row is not None]
+
+
+DEFAULTS = [row for layer in LAYERS for row in defaults_of(layer)]
+ROWS = [row for layer in LAYERS for row in rows_of(layer)]
+
+
+def row_with(
+    layer: Layer, draws: Optional[Dict[str, Draw]] = None, optional: bool = True, **parameters: Any
+) -> Row:
+    """The row with the layer's defaults, but these draws and parameters.
+
+    It has all bottoms or none of the optional ones.
+    """
+    row = defaults_of(layer)[0 if optional else -1]
+    return row._replace(
+        draws={**row.draws, **(draws or {})}, parameters={**row.parameters, **parameters}
+    )
+
+
+def name_of(row: Row) -> str:
+    """A readable name of a test's case."""
+    bottoms = "-".join(
+        draw.name + ("" if name in ("prediction", "score") else f".{row.layouts[name].__name__}")
+        for name, draw in row.draws.items()
+    )
+    return f"{row.layer.name}-{bottoms}-{json.dumps(row.parameters)}"
+
+
+def draw(row: Row, shape: Sequence[int], seed: int = 0) -> Dict[str, Array]:
+    """Bottoms for a row, the first one of this shape."""
+    state, first = np.random.RandomState(seed), tuple(shape)
+    axis, channels = axis_of(first, row.parameters), channels_of(first, row.parameters)
+    return {
+        name: draw_one(state, row.layouts[name](first, axis), channels)
+        for name, draw_one in row.draws.items()
+    }
+
+
+def layer_of(row: Row, **options: Any) -> str:
+    """The prototxt of a row's layer, with loss_weight 1 unless given."""
+    options = {"loss_weight": 1, **options}
+    return python_layer(
+        row.layer.module, row.layer.name, list(row.draws), row.parameters, **options
+    )
+
+
+def of_the_formula(parameters: Parameters) -> Parameters:
+    """The parameters without those that choose checks alone."""
+    return {key: value for key, value in parameters.items() if key != "check_labels"}
+
+
+def expected(row: Row, inputs: Dict[str, Array]) -> Tuple[float, Dict[str, Array]]:
+    """The oracle's loss and the gradients by bottom, zero for masks and labels."""
+    loss, gradients = row.layer.oracle(*inputs.values(), **of_the_formula(row.parameters))
+    by_name = {name: np.zeros(array.shape) for name, array in inputs.items()}
+    by_name.update(zip(row.differentiable, gradients))
+    return loss, by_name
