@@ -79,8 +79,8 @@ def run_blocks(
 
     def run_block(index: Index) -> float:
         x, t = (array[index].astype(kind, copy=False) for array in blobs[:2])
-        weight = weight_of_block(weights, t, index).astype(kind, copy=False)
         with np.errstate(all="ignore"):  # it holds for one thread alone
+            weight = weight_of_block(weights, t, index).astype(kind, copy=False)
             value, gradient = weighted(
                 of_three, x, t, part_of(parameter, index), weight, kind(blobs.loss_weight)
             )

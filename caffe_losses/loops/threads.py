@@ -24,7 +24,7 @@ def thread_count() -> int:
     else:
         available = os.cpu_count() or 1
     try:
-        wanted = int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0])
+        wanted = int(os.environ.get("OMP_NUM_THREADS", "").split(",")[0][:9])
     except ValueError:
         return available
     return min(available, wanted) if wanted > 0 else available

@@ -15,13 +15,13 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
-from caffe_losses import blocks
+from caffe_losses.loops import parts, threads
 from support.layers import DEFAULTS, draw, expected, layer_of, name_of
 from support.nets import fed, loss_and_gradients, loss_net, python_layer
 from support.processes import ROOT, caffe_train, environment, run, write_solver
 
-SEVERAL_BLOCKS = (3, 3, 300, 300)
-A_BLOCK_FOR_EACH_THREAD = (8, 3, 300, 300)  # for eight of them
+SEVERAL_PARTS = (3, 3, 300, 300)
+A_PART_FOR_EACH_THREAD = (8, 3, 300, 300)  # for eight of them
 
 each_loss = pytest.mark.parametrize("row", DEFAULTS, ids=name_of)
 
@@ -212,67 +212,74 @@ def test_shapes_that_change_in_20000_iterations_leave_memory_flat_and_results_ri
 
 @pytest.fixture
 def use_threads(monkeypatch):
-    """A function that sets the number of threads, whatever blob and number of processors."""
-
-    def use(count):
-        monkeypatch.setattr(blocks, "LEAST_FOR_A_THREAD", 1)
-        monkeypatch.setattr(blocks, "_pools", {})
-        monkeypatch.setattr(blocks, "thread_count", lambda: count)
-        monkeypatch.setattr(os, "cpu_count", lambda: count)
-
-    return use
+    """A function that sets the number of threads, however many processors there are."""
+    return lambda count: monkeypatch.setattr(threads, "thread_count", lambda: count)
 
 
 @pytest.mark.parametrize(
-    "available, wanted, threads",
-    [(4, "", 4), (4, "2", 2), (4, "3,2", 3), (4, "8", 4), (1, "8", 1), (4, "0", 1), (4, "all", 4)],
+    "available, wanted, count",
+    [
+        (4, "", 4),
+        (4, "2", 2),
+        (4, "3,2", 3),
+        (4, "8", 4),
+        (1, "8", 1),
+        (4, "0", 4),
+        (4, "-1", 4),
+        (4, "all", 4),
+        (4, "\u00b2", 4),
+        (4, " 2 ", 2),
+        (4, "9" * 5000, 4),
+    ],
 )
 def test_threads_follow_the_affinity_mask_and_omp_num_threads(
-    available, wanted, threads, monkeypatch
+    available, wanted, count, monkeypatch
 ):
     monkeypatch.setattr(os, "sched_getaffinity", lambda process: set(range(available)))
     monkeypatch.setenv("OMP_NUM_THREADS", wanted)
-    assert blocks.thread_count() == threads
+    assert threads.thread_count() == count
 
 
 @pytest.mark.parametrize("count", [1, 2, 8])
-def test_the_blocks_are_really_worked_on_by_that_many_threads(count, use_threads):
+def test_the_parts_are_really_worked_on_by_that_many_threads(count, use_threads):
     use_threads(count)
     meeting = threading.Barrier(count)
-    threads = set()
+    workers = set()
 
-    def wait_for_the_others(index, scratch):
-        if threading.get_ident() not in threads:
-            threads.add(threading.get_ident())
+    def wait_for_the_others(part):
+        if threading.get_ident() not in workers:
+            workers.add(threading.get_ident())
             meeting.wait(timeout=60)
+        return part
 
-    blocks.for_each_block((64, 1, blocks.LARGEST_BLOCK), 0, wait_for_the_others)
-    assert len(threads) == count
-
-
-@pytest.mark.parametrize("operations, threads", [(1, 1), (4, 1), (12, 3), (100, 8)])
-def test_a_small_blob_is_worked_on_by_fewer_threads(operations, threads, monkeypatch, use_threads):
-    enough = blocks.LEAST_FOR_A_THREAD
-    use_threads(8)
-    monkeypatch.setattr(blocks, "LEAST_FOR_A_THREAD", enough)
-    submitted = []
-    pool = SimpleNamespace(submit=lambda work: submitted.append(work) or Future())
-    monkeypatch.setattr(blocks, "_pool", lambda: pool)
-    blocks.for_each_block((8, 1, 90000), 10, lambda index, scratch: None, operations)
-    assert len(submitted) == threads - 1
+    assert threads.for_each_part(wait_for_the_others, range(64)) == list(range(64))
+    assert len(workers) == count
 
 
-def test_the_shapes_here_have_several_blocks():
+def test_an_error_in_another_thread_is_raised_in_the_one_that_asked(use_threads):
+    use_threads(2)
+    main = threading.get_ident()
+    meeting = threading.Barrier(2)
+
+    def fail_elsewhere(part):
+        meeting.wait(timeout=60)
+        if threading.get_ident() != main:
+            raise MemoryError("in another thread")
+
+    with pytest.raises(MemoryError, match="in another thread"):
+        threads.for_each_part(fail_elsewhere, range(2))
+
+
+def test_the_shapes_here_have_several_parts():
     """So that the tests below do work in threads."""
-    assert len(blocks.blocks_of((3, 3, 90000), 1)) >= 3
-    assert len(blocks.blocks_of((8, 3, 90000), 1)) >= 8
-    # The cross-entropy of train_with_snapshots.py, whose loss takes three buffers.
-    assert len(blocks.blocks_of((1, 1, 760 * 760), 3)) >= 2
+    assert len(parts.parts(np.prod(SEVERAL_PARTS))) >= 3
+    assert len(parts.parts(np.prod(A_PART_FOR_EACH_THREAD))) >= 8
+    assert len(parts.parts(760 * 760)) >= 2  # the blob of train_with_snapshots.py
 
 
 @each_loss
 def test_loss_and_gradient_are_the_same_to_the_bit_for_any_number_of_threads(row, use_threads):
-    inputs = draw(row, A_BLOCK_FOR_EACH_THREAD)
+    inputs = draw(row, A_PART_FOR_EACH_THREAD)
     net = loss_net(layer_of(row), inputs)
     use_threads(1)
     alone = loss_and_gradients(net)
@@ -283,7 +290,7 @@ def test_loss_and_gradient_are_the_same_to_the_bit_for_any_number_of_threads(row
 
 @each_loss
 def test_two_nets_in_one_process_do_not_disturb_each_other(row):
-    shapes = [SEVERAL_BLOCKS, (3, 3, 7, 11)]
+    shapes = [SEVERAL_PARTS, (3, 3, 7, 11)]
     inputs = [draw(row, shape, seed) for seed, shape in enumerate(shapes)]
     alone = [loss_and_gradients(loss_net(layer_of(row), each)) for each in inputs]
     first, second = (loss_net(layer_of(row), each) for each in inputs)
@@ -301,13 +308,13 @@ def test_nets_in_two_threads_do_not_disturb_each_other(count, use_threads):
     use_threads(count)
     seeds = (1, 2)
     alone = {
-        seed: [loss_and_gradients(net) for net in nets_of(seed, SEVERAL_BLOCKS)] for seed in seeds
+        seed: [loss_and_gradients(net) for net in nets_of(seed, SEVERAL_PARTS)] for seed in seeds
     }
     meeting = threading.Barrier(len(seeds))
     same = {seed: [] for seed in seeds}
 
     def work(seed):
-        nets = nets_of(seed, SEVERAL_BLOCKS)
+        nets = nets_of(seed, SEVERAL_PARTS)
         meeting.wait(timeout=60)
         for _ in range(3):
             for net, correct in zip(nets, alone[seed]):
@@ -345,7 +352,7 @@ def compare_in_child(nets, correct):
 def test_a_fork_after_a_forward_does_not_hang(count, use_threads):
     """In the parent, the child and the child's child, each with an orderly exit."""
     use_threads(count)
-    nets = nets_of(0, SEVERAL_BLOCKS)
+    nets = nets_of(0, SEVERAL_PARTS)
     correct = [loss_and_gradients(net) for net in nets]
 
     def child():

@@ -100,11 +100,11 @@ class Layer(NamedTuple):
 
 
 def above_1(label: Array, parameters: Parameters, channels: int) -> Array:
-    return ~(label <= 1)
+    return ~(label <= 1 + 1e-4)
 
 
 def outside_0_to_1(label: Array, parameters: Parameters, channels: int) -> Array:
-    right = (label >= 0) & (label <= 1)
+    right = (label >= 0) & (label <= 1 + 1e-4)
     if "ignore_label" in parameters:
         right |= label == np.float32(parameters["ignore_label"])
     return ~right
