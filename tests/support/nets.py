@@ -4,7 +4,7 @@ import json
 import os
 import tempfile
 from pathlib import Path
-from typing import Any, Dict, List, Optional, Sequence
+from typing import Any, Dict, List, Sequence, Tuple
 
 import caffe
 import numpy as np
@@ -73,9 +73,7 @@ def loss_net(
     return fed(net_from(text + layer, phase), inputs)
 
 
-def loss_and_gradients(
-    net: caffe.Net, names: Optional[Sequence[str]] = None
-) -> "tuple[float, Dict[str, np.ndarray]]":
+def loss_and_gradients(net: caffe.Net) -> Tuple[float, Dict[str, np.ndarray]]:
     """The loss and the gradients to the input blobs after one forward and backward."""
     loss = float(net.forward()["loss"])
     for name in net.inputs:
@@ -83,8 +81,7 @@ def loss_and_gradients(
             net.blobs[name].diff[...] = np.nan
     # Not net.backward(): it reads the diff of empty inputs, and Caffe aborts.
     net._backward(len(net.layers) - 1, 0)
-    names = names or net.inputs
-    return loss, {n: net.blobs[n].diff.copy() for n in names if net.blobs[n].count}
+    return loss, {n: net.blobs[n].diff.copy() for n in net.inputs if net.blobs[n].count}
 
 
 def weights_of(caffemodel: Path) -> List[List[float]]:
