@@ -3,7 +3,7 @@
 import functools
 import inspect
 import math
-from typing import Any, Callable, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from caffe_losses.parameters import Parameter
 from caffe_losses.weights import NO_ARRAY, Weights
 
 ShapeCheck = Callable[..., None]
+# The positions of a balanced loss in which nothing weighs anything.
+Weightless = NamedTuple("Weightless", [("positive", int), ("negative", int), ("ignored", int)])
 
 
 def own_counts(*counts: float) -> np.ndarray:
@@ -39,6 +41,7 @@ class Evaluation:
         self.check_labels = check_labels
         self.mean_over_ranks = mean_over_ranks  # of counts; ranks average their gradients
         self.gradient_overflows = False
+        self.weightless: Optional[Weightless] = None
 
     def pointwise(
         self,
@@ -47,28 +50,39 @@ class Evaluation:
         target: np.ndarray,
         weights: Weights,
         parameter: np.ndarray = NO_PARAMETER,
+        parameter_factor: np.ndarray = NO_ARRAY,
     ) -> float:
         """The weighted sum of a formula over all elements."""
         shape = batch_channel_position(prediction.shape)
-        blobs = self.blobs(prediction.reshape(shape), target.reshape(shape), parameter)
+        blobs = self.blobs(
+            prediction.reshape(shape), target.reshape(shape), parameter, parameter_factor
+        )
         return self.sum(functools.partial(pointwise, formula, weights=weights), blobs)
 
     def channel_sum(
         self, formula: Formula, prediction: np.ndarray, target: np.ndarray, weight: float
     ) -> float:
         """The weighted sum of a formula of sums over axis 1; all arrays have three axes."""
-        blobs = self.blobs(prediction, target, NO_PARAMETER)
+        blobs = self.blobs(prediction, target)
         return self.sum(functools.partial(channel_sum, formula, weight=weight), blobs)
 
-    def blobs(self, prediction: np.ndarray, target: np.ndarray, parameter: np.ndarray) -> Blobs:
+    def blobs(
+        self,
+        prediction: np.ndarray,
+        target: np.ndarray,
+        parameter: np.ndarray = NO_PARAMETER,
+        parameter_factor: np.ndarray = NO_ARRAY,
+    ) -> Blobs:
         """The arrays (N, C, S) of a loop, with the gradients that are wanted."""
         wanted = [
             NO_ARRAY if gradient is None else gradient.reshape(prediction.shape)
             for gradient in self.gradients
         ]
         gradient, opposite = (*wanted, NO_ARRAY, NO_ARRAY)[:2]
-        factor = np.float32(self.loss_weight)
-        return Blobs(prediction, target, gradient, opposite, parameter, factor)
+        loss_weight = np.float32(self.loss_weight)
+        return Blobs(
+            prediction, target, gradient, opposite, parameter, parameter_factor, loss_weight
+        )
 
     def sum(self, loop: Callable[..., float], blobs: Blobs) -> float:
         """What the loop returns; in float64 where float32 does not hold it or the gradient."""

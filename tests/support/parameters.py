@@ -33,14 +33,22 @@ class Number:
 
     required = False
 
-    def __init__(self, *examples: float, minimum: float = -math.inf) -> None:
+    def __init__(
+        self,
+        *examples: Any,
+        minimum: float = -math.inf,
+        maximum: float = math.inf,
+        or_none: bool = False,
+    ) -> None:
         self.examples = examples
         self.minimum = minimum
+        self.maximum = maximum
+        self.or_none = or_none  # None is a value, not the default
 
     def allows(self, value: Any) -> bool:
         if not is_number(value):
-            return False
-        return -FLOAT32_MAX <= value <= FLOAT32_MAX and value >= self.minimum
+            return value is None and self.or_none
+        return max(-FLOAT32_MAX, self.minimum) <= value <= min(FLOAT32_MAX, self.maximum)
 
 
 class NumberForEachChannel(Number):

@@ -41,6 +41,45 @@ def of_cross_entropy(
     return of_terms
 
 
+def of_huber(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> Tolerance:
+    """Relative, but where a product with a weight is denormal, whatever it is multiplied with."""
+    loss, gradients = of_answer(answer, *bottoms, **parameters)
+    if bottoms[0].size == 0:
+        return loss, gradients
+    distance = 1 + np.max(np.abs(oracle.float64(bottoms[0])) + np.abs(oracle.float64(bottoms[1]).reshape(bottoms[0].shape)))
+    weight = 1 + sum(np.max(np.abs(oracle.float64(array))) for array in bottoms[2:])
+    denormal = SMALLEST * distance**2 * weight
+    return loss + denormal * bottoms[0].size, [error + denormal for error in gradients]
+
+
+def of_smooth_l1(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> Tolerance:
+    """As that of Huber; it is computed for sigma 1 of what is scaled by sigma^2, and scaled back."""
+    loss, gradients = of_huber(answer, *bottoms, **parameters)
+    if bottoms[0].size == 0:
+        return loss, gradients
+    scale = parameters.get("sigma", 1) ** 2
+    weights = [1 + np.max(np.abs(oracle.float64(array))) for array in bottoms[2:]]
+    denormal = SMALLEST * max(scale, 1 / scale) ** 2 * float(np.prod(weights))
+    return loss + denormal * bottoms[0].size, [error + denormal for error in gradients]
+
+
+def of_focal(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> Tolerance:
+    """Relative; a power has as many wrong digits as its exponent has before the point."""
+    loss, gradients = of_answer(answer, *bottoms, **parameters)
+    if bottoms[0].size == 0:
+        return loss, gradients
+    x = np.abs(oracle.float64(bottoms[0]))
+    gamma = parameters.get("gamma", 2)
+    exponent = np.minimum(104, gamma * oracle.softplus(x))
+    relative = 1 + 0.12 * np.max(exponent)  # in units of 1e-6
+    weight = 1 + sum(np.max(np.abs(oracle.float64(array))) for array in bottoms[2:])
+    denormal = SMALLEST * weight * (1 + gamma) * (1 + np.max(x))
+    return (
+        loss * relative + denormal * x.size,
+        [error * (1 + 0.1 * relative) + denormal for error in gradients],
+    )
+
+
 def of_sums(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> Tolerance:
     """Relative to the sum of all sizes, in float64: sums cancel before they are used."""
     loss, gradients = of_answer(answer, *bottoms, **parameters)
