@@ -64,20 +64,17 @@ def of_smooth_l1(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any)
 
 
 def of_focal(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> Tolerance:
-    """Relative; a power has as many wrong digits as its exponent has before the point."""
+    """Relative; a sum of powers of a long gamma has a few wrong digits more."""
     loss, gradients = of_answer(answer, *bottoms, **parameters)
     if bottoms[0].size == 0:
         return loss, gradients
     x = np.abs(oracle.float64(bottoms[0]))
     gamma = parameters.get("gamma", 2)
     exponent = np.minimum(104, gamma * oracle.softplus(x))
-    relative = 1 + 0.12 * np.max(exponent)  # in units of 1e-6
     weight = 1 + sum(np.max(np.abs(oracle.float64(array))) for array in bottoms[2:])
     denormal = SMALLEST * weight * (1 + gamma) * (1 + np.max(x))
-    return (
-        loss * relative + denormal * x.size,
-        [error * (1 + 0.1 * relative) + denormal for error in gradients],
-    )
+    loss *= 1 + 0.06 * np.max(exponent)
+    return loss + denormal * x.size, [error + denormal for error in gradients]
 
 
 def of_sums(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> Tolerance:
