@@ -151,7 +151,7 @@ def balanced_weights(
     )
     positive, negative = counts.classes
     if not np.any(weights.positive * positive + weights.negative * negative):
-        positions = layout.size // layout.shape[1] if any_channel else layout.size
+        positions = shape[0] * shape[2] if any_channel else layout.size
         of_class = int(positive.sum()), int(negative.sum())
         evaluation.weightless = Weightless(*of_class, positions - sum(of_class))
     return weights
@@ -229,12 +229,13 @@ def weights_of_elements(
 
 def require_not_negative(name: str, weight: np.ndarray) -> None:
     """Raises for negative weights of elements."""
-    if np.any(weight < 0):
+    wrong = (weight < 0) & np.isfinite(weight)
+    if wrong.any():
         raise_for_elements(
             name,
             "weight",
             weight,
-            weight < 0,
+            wrong,
             "weights of at least 0",
             'give 0 to what is to be left out; for a mask of -1, 0 and 1 set "balance": "image"',
         )
@@ -297,8 +298,8 @@ def positions_of(mask: np.ndarray, shape: Shape) -> np.ndarray:
     In an empty batch too: what ranks exchange depends on the channels of a mask.
     """
     batch, channels, positions = batch_channel_position(shape)
-    lengths, own_lengths = ([max(length, 1) for length in s[1:]] for s in (shape, mask.shape))
-    is_for_elements = product(tuple(lengths)) == product(tuple(own_lengths))
+    lengths, own = (product(tuple(max(n, 1) for n in s[1:])) for s in (shape, mask.shape))
+    is_for_elements = mask.size == product(shape) and own == lengths
     return mask.reshape(batch, channels if is_for_elements else 1, positions)
 
 

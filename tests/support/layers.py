@@ -19,6 +19,7 @@ from support.draws import (
     mostly_one,
     normal,
     positive,
+    positive_without_balance,
     soft,
     sparse,
     tiny,
@@ -120,7 +121,8 @@ def neither_0_nor_1_nor_ignored(label: Array, parameters: Parameters, channels: 
 
 
 def negative_without_balance(weight: Array, parameters: Parameters, channels: int) -> Array:
-    return (weight < 0) & (parameters.get("balance", "none") == "none")
+    has_balance = parameters.get("balance", "none") != "none"
+    return (weight < 0) & np.isfinite(weight) & (not has_balance)
 
 
 # What shapes go with parameters
@@ -235,10 +237,10 @@ LAYERS = [
         oracle.huber,
         [
             PREDICTION,
-            TARGET._replace(draws=[normal, sparse]),
+            TARGET._replace(draws_alone=[sparse]),
             Bottom(
                 "weight",
-                [positive, hard, with_minus_1_balanced],
+                [hard, positive_without_balance, with_minus_1_balanced],
                 ELEMENTS_OR_POSITIONS,
                 optional=True,
                 without_weight=[0],
@@ -254,7 +256,7 @@ LAYERS = [
             "balance": Word("none", "image", "batch", "channel"),
             "normalization": BALANCE["normalization"],
         },
-        overflows={"normalization": "NONE"},
+        overflows={"normalization": "NONE", "delta": 2},
         tolerance=tolerance.of_huber,
     ),
     Layer(
@@ -313,6 +315,7 @@ LAYERS = [
             "check_labels": CHECK_LABELS,
         },
         mean_over_images={"normalization": "BATCH_SIZE"},
+        overflows={"normalization": "NONE", "alpha": None},
         tolerance=tolerance.of_focal,
     ),
     Layer(

@@ -15,6 +15,11 @@ Tolerance = Tuple[float, List[np.ndarray]]  # of the loss and of the gradients
 SMALLEST = float(np.finfo(np.float32).tiny)
 
 
+def largest(array: np.ndarray) -> float:
+    """The largest absolute value."""
+    return float(np.max(np.abs(oracle.float64(array))))
+
+
 def of_answer(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> Tolerance:
     """Relative to the loss and to each element of the gradients: nothing cancels."""
     loss, gradients = answer
@@ -46,8 +51,8 @@ def of_huber(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> 
     loss, gradients = of_answer(answer, *bottoms, **parameters)
     if bottoms[0].size == 0:
         return loss, gradients
-    distance = 1 + np.max(np.abs(oracle.float64(bottoms[0])) + np.abs(oracle.float64(bottoms[1]).reshape(bottoms[0].shape)))
-    weight = 1 + sum(np.max(np.abs(oracle.float64(array))) for array in bottoms[2:])
+    distance = 1 + largest(bottoms[0]) + largest(bottoms[1])
+    weight = 1 + sum(map(largest, bottoms[2:]))
     denormal = SMALLEST * distance**2 * weight
     return loss + denormal * bottoms[0].size, [error + denormal for error in gradients]
 
@@ -58,7 +63,7 @@ def of_smooth_l1(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any)
     if bottoms[0].size == 0:
         return loss, gradients
     scale = parameters.get("sigma", 1) ** 2
-    weights = [1 + np.max(np.abs(oracle.float64(array))) for array in bottoms[2:]]
+    weights = [1 + largest(array) for array in bottoms[2:]]
     denormal = SMALLEST * max(scale, 1 / scale) ** 2 * float(np.prod(weights))
     return loss + denormal * bottoms[0].size, [error + denormal for error in gradients]
 
@@ -71,7 +76,7 @@ def of_focal(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> 
     x = np.abs(oracle.float64(bottoms[0]))
     gamma = parameters.get("gamma", 2)
     exponent = np.minimum(104, gamma * oracle.softplus(x))
-    weight = 1 + sum(np.max(np.abs(oracle.float64(array))) for array in bottoms[2:])
+    weight = 1 + sum(map(largest, bottoms[2:]))
     denormal = SMALLEST * weight * (1 + gamma) * (1 + np.max(x))
     loss *= 1 + 0.06 * np.max(exponent)
     return loss + denormal * x.size, [error + denormal for error in gradients]
