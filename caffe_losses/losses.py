@@ -123,7 +123,7 @@ def weights_of_mask(
     layout = positions_of(target if mask is None else mask, prediction.shape)
     groups = groups_of(balance, shape[0], 1 if any_channel else layout.shape[1])
     counts = count(layout, groups, -FLOAT32_MAX, FLOAT32_MAX, any_channel=any_channel)
-    if counts.wrong:
+    if counts.wrong and prediction.size:
         return None
     return balanced_weights(
         evaluation, counts, layout, any_channel, shape, balance, normalization
@@ -217,7 +217,7 @@ def weights_of_elements(
     if weight is None:
         return uniform(1 / divisor)
     layout = positions_of(weight, prediction.shape)
-    if count(layout, lowest=0, highest=FLOAT32_MAX).wrong:
+    if prediction.size and count(layout, lowest=0, highest=FLOAT32_MAX).wrong:
         require_not_negative(evaluation.name, weight)
         return None
     if normalization != "WEIGHT":
