@@ -19,7 +19,8 @@ Each module imports only from those before it:
     layer           what all loss layers have in common
     layers          every layer under one name
 
-`gradient_check` and `data_parallel` use none of these but parameters, import_caffe and batch_counts.
+`gradient_check` and `data_parallel` use no more of these than parameters, import_caffe and
+batch_counts.
 """
 
 __version__ = "1.0.0"
