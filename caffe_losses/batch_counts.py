@@ -6,7 +6,7 @@ exchange takes part on all ranks: every rank must ask equally often and in the s
 forward of the TRAIN phase, also where its own part of the batch is empty.
 """
 
-from typing import Callable
+from typing import Callable, Sequence
 
 import numpy as np
 
@@ -27,6 +27,8 @@ def set_all_reduce(reduction: Reduction) -> None:
     _reduction = reduction
 
 
-def all_reduce(counts: np.ndarray) -> np.ndarray:
-    """The mean over all ranks of float64 counts of this rank's part of the batch."""
-    return _reduction(counts)
+def mean_over_ranks(counts: Sequence[float]) -> Sequence[float]:
+    """The mean over all ranks of the counts of this rank's part of the batch."""
+    if _reduction is of_this_rank:
+        return counts
+    return _reduction(np.array(counts, dtype=np.float64))
