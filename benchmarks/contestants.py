@@ -173,7 +173,7 @@ def textbook_channel_sum(inputs: Dict[str, Array]) -> Contestant:
 
 
 def textbook_huber(inputs: Dict[str, Array]) -> Contestant:
-    """Huber loss with delta 1 as one writes it down; the smooth L1 loss with sigma 1 is the same."""
+    """Huber loss with delta 1, the same as smooth L1 with sigma 1, as one writes it down."""
     prediction, target = inputs.values()
     batch = len(prediction)
 

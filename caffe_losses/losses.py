@@ -63,7 +63,9 @@ def check_pair(name: str, settings: Mapping[str, Any], prediction: Shape, target
 def euclidean(evaluation: Evaluation, prediction: np.ndarray, target: np.ndarray) -> float:
     """Euclidean loss, 1/(2N) sum (x - t)^2, of a prediction (N, ...) and a target (the same)."""
     (batch,) = evaluation.mean_over_ranks(batch_size(prediction))
-    return evaluation.pointwise(formulas.half_squared_error, prediction, target, uniform(1 / (batch or 1)))
+    return evaluation.pointwise(
+        formulas.half_squared_error, prediction, target, uniform(1 / (batch or 1))
+    )
 
 
 def check_masked(
@@ -125,9 +127,7 @@ def weights_of_mask(
     counts = count(layout, groups, -FLOAT32_MAX, FLOAT32_MAX, any_channel=any_channel)
     if counts.wrong and prediction.size:
         return None
-    return balanced_weights(
-        evaluation, counts, layout, any_channel, shape, balance, normalization
-    )
+    return balanced_weights(evaluation, counts, layout, any_channel, shape, balance, normalization)
 
 
 def balanced_weights(
@@ -339,9 +339,7 @@ def balanced_cross_entropy(
             "at most 1",
             "divide a mask of 0 and 255 by 255; give voids a negative label to ignore them",
         )
-    weights = balanced_weights(
-        evaluation, counts, layout, False, shape, balance, normalization
-    )
+    weights = balanced_weights(evaluation, counts, layout, False, shape, balance, normalization)
     return evaluation.pointwise(formulas.sigmoid_cross_entropy, score, label, weights, ONE)
 
 
@@ -537,5 +535,8 @@ def channel_sum_euclidean(
     sides = prediction.shape[:first], prediction.shape[first:end], prediction.shape[end:]
     summed = tuple(map(product, sides))
     return evaluation.channel_sum(
-        formulas.half_squared_error, prediction.reshape(summed), target.reshape(summed), 1 / (batch or 1)
+        formulas.half_squared_error,
+        prediction.reshape(summed),
+        target.reshape(summed),
+        1 / (batch or 1),
     )

@@ -86,9 +86,7 @@ def run_blocks(formula: Formula, blobs: Blobs, weights: Weights, kind: Any = np.
             parameter = part_of(parameters, index)
             if blobs.parameter_factor.size:
                 parameter = parameter * part_of(blobs.parameter_factor, index)
-            value, gradient = weighted(
-                of_three, x, t, parameter, weight, kind(blobs.loss_weight)
-            )
+            value, gradient = weighted(of_three, x, t, parameter, weight, kind(blobs.loss_weight))
         store(blobs, index, gradient)
         return float(value.sum(dtype=np.float64))
 

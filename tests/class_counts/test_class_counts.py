@@ -197,9 +197,7 @@ def fractions(folder):
     ],
     ids=lambda value: getattr(value, "__name__", None),
 )
-def test_what_cannot_be_counted_is_one_line_and_exit_status_2(
-    tmp_path, change, arguments, problem
-):
+def test_what_cannot_be_counted_is_one_line_and_exit_status_2(tmp_path, change, arguments, problem):
     hdf5_net(tmp_path, np.array([0, 1, 2, 2]), batch_size=2)
     change(tmp_path)
     if "--blob" not in arguments:
