@@ -79,7 +79,9 @@ class Evaluation:
             if gradient is not None:
                 wanted[i] = gradient.reshape(prediction.shape)
         loss_weight = np.float32(self.loss_weight)
-        return Blobs(prediction, target, *wanted, parameter, parameter_factor, loss_weight)
+        return Blobs(
+            prediction, target, wanted[0], wanted[1], parameter, parameter_factor, loss_weight
+        )
 
     def sum(self, loop: Callable[..., float], blobs: Blobs) -> float:
         """What the loop returns; in float64 where float32 does not hold it or the gradient."""
