@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import json
 import sys
 import traceback
 import warnings
@@ -12,6 +11,7 @@ import numpy as np
 
 from caffe_losses import batch_counts, parameters
 from caffe_losses.import_caffe import caffe
+from caffe_losses.net_spec import spec_of
 from caffe_losses.parameters import Parameter
 from caffe_losses.values import fits_float32, require_finite
 
@@ -184,22 +184,12 @@ class LossLayer(caffe.Layer):
             )
 
     @classmethod
-    def spec(cls, *bottoms: Any, loss_weight: float = 1, **fields: Any) -> Any:
+    def spec(cls, *bottoms: Any, loss_weight: Optional[float] = 1, **keywords: Any) -> Any:
         """This layer in a net spec: `net.loss = Layer.spec(net.a, net.b, parameter=value)`.
 
-        Keywords that are parameters of the loss go to its param_str, the others are fields of
-        Caffe's LayerParameter (name, include, propagate_down, ...). Raises ValueError or TypeError
-        for a wrong parameter, an unknown keyword and a wrong number of bottoms.
+        Keywords that are parameters of the loss go to its param_str, `net_spec.LAYER_FIELDS`
+        (name, include, propagate_down, ...) to the layer. Raises ValueError or TypeError for a
+        wrong parameter, an unknown keyword and a wrong number of bottoms.
         """
         cls.require_bottoms(len(bottoms))
-        layer_fields = ["ntop", *caffe.proto.caffe_pb2.LayerParameter.DESCRIPTOR.fields_by_name]
-        given = {key: value for key, value in fields.items() if key not in layer_fields}
-        parameters.check(cls.__name__, given, cls.parameters)
-        return caffe.layers.Python(
-            *bottoms,
-            module=cls.__module__,
-            layer=cls.__name__,
-            param_str=json.dumps(given, default=float) if given else "",
-            loss_weight=loss_weight,
-            **{key: value for key, value in fields.items() if key in layer_fields},
-        )
+        return spec_of(cls, bottoms, loss_weight, keywords)
