@@ -246,7 +246,9 @@ def displayed(log):
 
 
 def numbers(lines):
-    return np.array([float(number) for line in lines for number in re.findall(r"[\d.e+-]+", line)])
+    return np.array(
+        [float(number) for line in lines for number in re.findall(r"-?\d[\d.e+-]*", line)]
+    )
 
 
 def test_display_shows_what_caffe_shows_with_means_over_all_ranks():
@@ -297,7 +299,7 @@ import sys, time
 import caffe, h5py
 from caffe_losses.data_parallel.mpi import attach, comm, initialize, rank_shard
 
-initialize(timeout=2)
+initialize(timeout=1)
 solver = caffe.get_solver("fed.prototxt")
 attach(solver)
 with h5py.File("data.h5", "r") as file:
@@ -311,7 +313,9 @@ for start in range(0, len(data), 4):
         exec(sys.argv[1])
     solver.step(1)
 if comm.rank == 0:
+    time.sleep(0.5)  # the other ranks have ended
     solver.net.save(f"fed_by_{comm.size}.caffemodel")
+print(rank_shard(range(7)))
 sys.exit()
 """
 INPUTS = """
@@ -328,17 +332,13 @@ def write_library_script():
 
 def test_a_script_that_feeds_blobs_trains_as_one_rank():
     write_library_script()
-    for ranks in "1", "2":
+    for ranks, shards in ("1", ["range(0, 7)"]), ("2", ["range(0, 6, 2)", "range(1, 6, 2)"]):
         job = mpirun("-n", ranks, sys.executable, "script.py")
         assert job.returncode == 0, job.stderr
+        # Equally long, and nothing else is left out.
+        assert sorted(job.stdout.splitlines()) == shards
     one, two = (weights(f"fed_by_{ranks}.caffemodel") for ranks in "12")
     assert largest_difference(one, two) < 2e-6
-
-
-def test_rank_shards_are_equally_long_and_leave_nothing_else_out():
-    write("shards.py", "from caffe_losses.data_parallel.mpi import *; print(rank_shard(range(7)))")
-    job = mpirun("-n", "2", sys.executable, "shards.py")
-    assert sorted(job.stdout.split("\n")) == ["", "range(0, 6, 2)", "range(1, 6, 2)"]
 
 
 def test_rank_0_alone_tests_at_each_interval_and_at_the_end():
@@ -437,9 +437,8 @@ def regression_through(layer, param_str):
 @pytest.mark.parametrize(
     "layer, rank, cause",
     [
-        ("RaisingLayer", 0, "RuntimeError: the disk is gone"),
         ("NanLayer", 1, "NaN or infinity in the loss loss, gradient of fc[0], gradient of fc[1];"),
-        ("KilledLayer", 1, "died of SIGKILL"),
+        ("KilledLayer", 0, "died of SIGKILL"),
         ("AbortingLayer", 0, "died of SIGABRT"),
         ("ExitingLayer", 0, "SystemExit: 0"),
         ("InterruptedLayer", 0, "KeyboardInterrupt"),
@@ -463,12 +462,10 @@ def test_ranks_that_fail_alike_give_one_message():
 @pytest.mark.parametrize(
     "end, cause",
     [
-        ("raise KeyError('label')", "KeyError: 'label'"),
         ("import os; os.kill(os.getpid(), 2)", "KeyboardInterrupt"),
         ("sys.exit('no images')", "SystemExit: its script ended early, status 'no images'"),
-        ("raise SystemExit(3)", "its script ended, as by sys.exit or with fewer steps, while"),
         ("break", "its script ended, as by sys.exit or with fewer steps, while other ranks go on"),
-        ("time.sleep(60)", "the other ranks have waited 2 seconds (the timeout) for it; it hangs"),
+        ("time.sleep(60)", "the other ranks have waited 1 seconds (the timeout) for it; it hangs"),
     ],
 )
 def test_an_end_of_one_ranks_script_ends_the_job_with_one_message(end, cause):
@@ -488,11 +485,10 @@ def test_an_exit_of_a_layer_in_a_script_ends_the_job_with_one_message():
     assert "SystemExit: its script ended in the middle of a step, status 0" in message
 
 
-@pytest.mark.parametrize("rank", [0, 1])
-def test_a_rank_that_hangs_is_named_after_the_timeout(rank):
-    layers = [regression_through("HangingLayer", f"{rank} 4")]
+def test_a_rank_that_hangs_is_named_after_the_timeout():
+    layers = [regression_through("HangingLayer", "1 4")]
     job = command(3, write_solver("solver", layers, 1), "--timeout", "1")
-    message = the_message(mpirun(*job, timeout=30), rank)
+    message = the_message(mpirun(*job, timeout=30), rank=1)
     assert "at iteration 4" in message
     assert "the other ranks have waited 1 seconds (the timeout) for it" in message
 
@@ -510,15 +506,7 @@ def test_rank_0_may_test_for_longer_than_the_timeout():
 def test_where_caffe_is_missing_one_message_says_how_to_get_it():
     os.mkdir("modules")
     write("modules/caffe.py", "raise ImportError('no caffe here')")
-    rewrite_path = {**environment(), "PYTHONPATH": os.pathsep.join(["modules", ROOT])}
-    job = subprocess.run(
-        ["mpirun", "--oversubscribe", *command(2, "solver.prototxt")],
-        env=rewrite_path,
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=60,
-    )
+    job = mpirun("-x", "PYTHONPATH=modules:" + ROOT, *command(2, "solver.prototxt"))
     message = the_message(job, rank=0)
     assert "before the first iteration: ImportError: the loss layers need Caffe" in message
     assert "no caffe here" in message and "python3-caffe" in message
@@ -650,7 +638,7 @@ def test_a_file_to_start_from_that_is_missing_ends_the_job(option, expected):
 
 def test_attach_refuses_a_solver_made_before_the_ranks_were_known():
     write_library_script()
-    rewrite("script.py", "script.py", "initialize(timeout=2)\n", "\n")
+    rewrite("script.py", "script.py", "initialize(timeout=1)\n", "\n")
     assert "call initialize() before" in the_message(
         mpirun("-n", "2", sys.executable, "script.py"), 0
     )
