@@ -69,7 +69,8 @@ class ExitingLayer(FailingLayer):
 
 class InterruptedLayer(FailingLayer):
     def fail(self, top):
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getppid(), signal.SIGINT)  # the process that mpirun knows
+        time.sleep(30)
 
 
 class ClosingLayer(FailingLayer):

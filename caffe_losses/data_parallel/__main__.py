@@ -6,8 +6,10 @@ aborted by Caffe, cannot say so itself, and MPI knows nothing of iterations.
 
 import argparse
 import multiprocessing
+import os
 import signal
 import sys
+import time
 from typing import Any, MutableSequence
 
 from caffe_losses.data_parallel.failures import announce
@@ -65,13 +67,27 @@ def run_rank(options: argparse.Namespace, progress: MutableSequence[int]) -> Non
     ranks.MPI.Finalize()  # a process that is forked from another does not do it by itself
 
 
+def pass_signals_on(process: Any) -> None:
+    """Makes a signal to this process one to the process that trains."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        time.sleep(0.5)  # after Ctrl-C, which reaches both, that one is speaking and ignores this
+        os.kill(process.pid, number)
+
+    def terminate(number: int, frame: Any) -> None:
+        os.kill(process.pid, signal.SIGKILL)
+        sys.exit(128 + number)  # with no message: mpirun does so to all ranks when one has failed
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, terminate)
+
+
 def main() -> int:
     options = parse_arguments()
     progress: Any = multiprocessing.Array("q", [0, -1])
     process = multiprocessing.Process(target=run_rank, args=(options, progress))
     process.start()
-    # Ctrl-C is for the process that trains, which says what it did.
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    pass_signals_on(process)
     process.join()
     status = process.exitcode or 0
     if status < 0:
