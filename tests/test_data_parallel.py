@@ -318,6 +318,13 @@ if comm.rank == 0:
 print(rank_shard(range(7)))
 sys.exit()
 """
+CATCHING = """
+    try:
+        solver.step(1)
+        sys.exit(2)
+    except (RuntimeError, SystemExit):
+        pass
+"""
 INPUTS = """
 layer { name: "data" type: "Input" top: "data" top: "number"
         input_param { shape { dim: 2 dim: 3 dim: 6 dim: 6 } shape { dim: 2 dim: 1 } } }
@@ -463,7 +470,7 @@ def test_ranks_that_fail_alike_give_one_message():
     "end, cause",
     [
         ("import os; os.kill(os.getpid(), 2)", "KeyboardInterrupt"),
-        ("sys.exit('no images')", "SystemExit: its script ended early, status 'no images'"),
+        ("sys.exit('no images')", "SystemExit: its script ended with status 'no images'"),
         ("break", "its script ended, as by sys.exit or with fewer steps, while other ranks go on"),
         ("time.sleep(60)", "the other ranks have waited 1 seconds (the timeout) for it; it hangs"),
     ],
@@ -482,7 +489,15 @@ def test_an_exit_of_a_layer_in_a_script_ends_the_job_with_one_message():
     write("fed_net.prototxt", INPUTS + regression_through("ExitingLayer", "0 2"))
     message = the_message(mpirun("-n", "2", sys.executable, "script.py", timeout=30), rank=0)
     assert "at iteration 2" in message
-    assert "SystemExit: its script ended in the middle of a step, status 0" in message
+    assert "its script ended, as by sys.exit or with fewer steps, while other ranks" in message
+
+
+def test_scripts_that_catch_what_ends_a_step_on_all_ranks_end_as_any_other():
+    write_library_script()
+    write("fed_net.prototxt", INPUTS + regression_through("RaisingLayer", "all 2"))
+    rewrite("script.py", "script.py", "    solver.step(1)", CATCHING)
+    job = mpirun("-n", "2", sys.executable, "script.py", timeout=30)
+    assert (job.returncode, job.stderr) == (0, "")
 
 
 def test_a_rank_that_hangs_is_named_after_the_timeout():

@@ -68,7 +68,7 @@ def attach(solver: Any, sync_counts: bool = False) -> GradientAverage:
     average = attach_to(meeting, solver, sync_counts)
     rank_0_tests = bool(comm.bcast(len(solver.test_nets)))
     meeting.rank_0_tests = lambda iteration: rank_0_tests
-    solver.add_callback(script_end.step_begins, script_end.step_ends)
+    solver.add_callback(script_end.goes_on, lambda: None)
     return average
 
 

@@ -130,13 +130,12 @@ class ScriptEnd:
     """Lets an early end of this rank's script be the end of all ranks, which would wait for ever.
 
     An error that nobody catches comes to sys.excepthook, but not SystemExit. So a script that ends
-    in the middle of a step, or with a status other than 0, ends the job; from any other end it
-    waits for the other ranks, which end the job if they go on with steps.
+    with a status other than 0 ends the job; from any other end it waits for the other ranks, which
+    end the job if they go on with steps.
     """
 
     def __init__(self, meeting: Meeting) -> None:
         self.meeting = meeting
-        self.in_step = False
         self.status: Union[str, int, None] = None
         self.process_id = os.getpid()
         self.plain_exit, self.plain_hook = sys.exit, sys.excepthook
@@ -144,11 +143,9 @@ class ScriptEnd:
         sys.excepthook = self.end_with_error
         atexit.register(self.end)
 
-    def step_begins(self) -> None:
-        self.in_step, self.status = True, None
-
-    def step_ends(self) -> None:
-        self.in_step = False
+    def goes_on(self) -> None:
+        """After a SystemExit that was caught."""
+        self.status = None
 
     def note_status(self, status: Union[str, int, None] = None) -> None:
         """In the place of sys.exit."""
@@ -164,7 +161,6 @@ class ScriptEnd:
     def end(self) -> None:
         if os.getpid() != self.process_id:
             return
-        if self.in_step or self.status not in (None, 0):
-            where = "in the middle of a step" if self.in_step else "early"
-            self.meeting.end_job(f"SystemExit: its script ended {where}, status {self.status!r}")
+        if self.status not in (None, 0):
+            self.meeting.end_job(f"SystemExit: its script ended with status {self.status!r}")
         self.meeting.wait(leaving=True)
