@@ -65,7 +65,7 @@ def class_weights(numbers):
     )
 
 
-JUNK = st.sampled_from([None, True, "", "image ", [], {}, [[1]], "NaN", -1e39, 10**400])
+JUNK = st.sampled_from([True, "", "image ", [], {}, [[1]], "NaN", -1e39, 10**400])
 BALANCE = choice("image", "batch", "none")
 NORMALIZATION = choice("WEIGHT", "BATCH_SIZE", "NONE", "FULL", "VALID")
 CHECK_LABELS = choice("always", "first", "never")
