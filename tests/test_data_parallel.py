@@ -527,6 +527,22 @@ def test_where_caffe_is_missing_one_message_says_how_to_get_it():
     assert "no caffe here" in message and "python3-caffe" in message
 
 
+def test_where_mpi4py_is_missing_an_error_says_how_to_get_it():
+    os.mkdir("modules")
+    write("modules/mpi4py.py", "raise ImportError('no MPI here')")
+    job = run("env", f"PYTHONPATH=modules:{ROOT}", *command(1, "solver.prototxt")[2:])
+    assert job.returncode == 1
+    assert "needs mpi4py and an MPI: no MPI here" in job.stderr
+    assert "python3-mpi4py" in job.stderr
+
+
+@pytest.mark.parametrize("timeout", ["-1", "nan", "inf", "soon"])
+def test_a_timeout_that_is_no_number_of_seconds_is_an_error(timeout):
+    job = run(*command(1, "solver.prototxt", f"--timeout={timeout}")[2:])
+    assert job.returncode == 2
+    assert "--timeout" in job.stderr and timeout in job.stderr
+
+
 def test_a_kill_while_a_snapshot_is_written_leaves_whole_ones():
     big = """
     layer { name: "big" type: "InnerProduct" bottom: "data" top: "big"
