@@ -66,7 +66,9 @@ class Evaluation:
         for i, gradient in enumerate(self.gradients):
             if gradient is not None:
                 wanted[i] = gradient.reshape(prediction.shape)
-        return Blobs(prediction, target, *wanted, parameter, np.float32(self.loss_weight))
+        return Blobs(
+            prediction, target, wanted[0], wanted[1], parameter, np.float32(self.loss_weight)
+        )
 
     def sum(self, loop: Callable[..., float], blobs: Blobs) -> float:
         """What the loop returns; in float64 where float32 does not hold it or the gradient."""
