@@ -15,7 +15,6 @@ from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import caffe
 import numpy as np
-
 from caffe_losses.blocks import thread_count
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))

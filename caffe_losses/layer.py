@@ -7,7 +7,7 @@ import math
 import sys
 import traceback
 import warnings
-from typing import Any, Callable, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, List, NamedTuple, Optional, Tuple
 
 import numpy as np
 
@@ -48,7 +48,7 @@ def shape_of(blob: Any) -> Shape:
 
 
 def fingerprint(array: np.ndarray) -> Tuple[bytes, List[int]]:
-    """What tells whether somebody has written to an array: its first bytes, and sums of its bits."""
+    """What shows that somebody has written to an array: its first bytes and sums of its bits."""
     flat = array.reshape(-1)
 
     def sum_of_bits(part: Part) -> int:
@@ -144,7 +144,7 @@ class LossLayer(caffe.Layer):
         if not math.isfinite(loss_weight):
             raise FloatingPointError(
                 f"{self.name}: the diff of the top is {loss_weight:g} (iteration {self.iteration} "
-                f"of this layer); expected the finite gradient of what the net minimises to the loss"
+                f"of this layer); expected a finite weight of the loss"
             )
         wanted = [propagate_down[i] and bottom[i].count > 0 for i in range(len(bottom))]
         for i in range(self.loss.differentiable, len(bottom)):
@@ -164,7 +164,7 @@ class LossLayer(caffe.Layer):
         return left.fingerprints == [fingerprint(diff) for diff in diffs if diff is not None]
 
     def write_gradients(self, loss_weight: float, bottom: Any) -> None:
-        """Computes the gradients that are wanted, with the counts that forward got from all ranks."""
+        """Computes the gradients that are wanted, with the counts of all ranks that forward got."""
         counts = iter(self.exchanged)
         evaluation = Evaluation(
             self.name,
@@ -176,8 +176,8 @@ class LossLayer(caffe.Layer):
         self.evaluate(evaluation, self.arrays(bottom))
         if evaluation.gradient_overflows:
             raise FloatingPointError(
-                f"{self.name}: the gradient overflows float32, with the loss_weight {loss_weight:g} "
-                f"(iteration {self.iteration} of this layer); lower the loss_weight"
+                f"{self.name}: the gradient overflows float32, with the loss_weight "
+                f"{loss_weight:g} (iteration {self.iteration} of this layer); lower the loss_weight"
             )
 
     def evaluate(self, evaluation: Evaluation, bottoms: List[np.ndarray]) -> float:

@@ -3,12 +3,12 @@
 import functools
 import inspect
 import math
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
 from caffe_losses import parameters
-from caffe_losses.checks import Shape, batch_channel_position, require_finite_loss
+from caffe_losses.checks import batch_channel_position, require_finite_loss
 from caffe_losses.loops.channel_sum import channel_sum
 from caffe_losses.loops.pointwise import NO_PARAMETER, Blobs, Formula, pointwise
 from caffe_losses.parameters import Parameter

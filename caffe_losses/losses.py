@@ -55,7 +55,9 @@ def euclidean(evaluation: Evaluation, prediction: np.ndarray, target: np.ndarray
     return evaluation.pointwise(half_squared_error, prediction, target, uniform(1 / (batch or 1)))
 
 
-def check_masked(name: str, settings: Mapping[str, Any], prediction: Shape, target: Shape, *mask: Shape) -> None:
+def check_masked(
+    name: str, settings: Mapping[str, Any], prediction: Shape, target: Shape, *mask: Shape
+) -> None:
     """The target has the layout of the prediction; the mask may have one value for all channels."""
     require_same_layout(name, "target", target, "prediction", prediction)
     for shape in mask:
@@ -198,9 +200,7 @@ def weighted_cross_entropy(
     """
     ignored = 0
     if evaluation.check_labels or ignore_label is not None:
-        counts = count(
-            label.reshape(1, 1, -1), (1, 1), 0, 1 + LABEL_TOLERANCE, ignore_label
-        )
+        counts = count(label.reshape(1, 1, -1), (1, 1), 0, 1 + LABEL_TOLERANCE, ignore_label)
         ignored = counts.ignored
         if counts.wrong and evaluation.check_labels:
             raise_for_fractions(evaluation.name, label, ignore_label)
@@ -234,9 +234,7 @@ def raise_for_fractions(name: str, label: np.ndarray, ignore_label: Optional[flo
     )
 
 
-def check_summed(
-    name: str, settings: Mapping[str, Any], prediction: Shape, target: Shape
-) -> None:
+def check_summed(name: str, settings: Mapping[str, Any], prediction: Shape, target: Shape) -> None:
     """Both have the same shape, and the axis is one of theirs."""
     require_same_shape(name, "target", target, "prediction", prediction)
     axis = settings["axis"]

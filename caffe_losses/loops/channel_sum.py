@@ -1,4 +1,4 @@
-"""The loop on sums over channels: a formula of their difference, whose gradient all of them share."""
+"""The loop on sums over channels: a formula of their difference; all share its gradient."""
 
 import functools
 from typing import Any, Callable
@@ -38,7 +38,8 @@ def channel_sum(formula: Formula, blobs: Blobs, weight: float, kind: Any = np.fl
 @functools.lru_cache(maxsize=None)
 def loop(formula: Formula) -> Loop:
     """The loop of the engine for this formula."""
-    return engine.loop(lambda: compiled_loop(formula), functools.partial(run_blocks, formula))
+    plain: Loop = functools.partial(run_blocks, formula)
+    return engine.loop(lambda: compiled_loop(formula), plain)
 
 
 def run_blocks(formula: Formula, blobs: Blobs, weight: float, kind: Any = np.float32) -> float:

@@ -45,7 +45,8 @@ def count(
 @functools.lru_cache(maxsize=None)
 def loop() -> Loop:
     """The loop of the engine; it returns counts (images, channels, 4)."""
-    return engine.loop(compiled_loop, count_in_blocks)
+    plain: Loop = count_in_blocks
+    return engine.loop(compiled_loop, plain)
 
 
 def count_in_blocks(
@@ -144,4 +145,3 @@ def count_row(labels: np.ndarray, lowest: Any, highest: Any, ignore_label: Any) 
         ignored = tally(ignored, label == ignore_label)
         right = tally(right, valid & (label >= lowest) & (label <= highest))
     return positive, negative, ignored, right
-

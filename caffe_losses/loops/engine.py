@@ -46,8 +46,9 @@ def fall_back(step: str, error: Exception, silently: bool = False) -> None:
     if not silently:
         reason = (str(error).strip() or "no message").splitlines()[0]
         warnings.warn(
-            f"caffe_losses: Numba fails to {step} ({type(error).__name__}: {reason}), so the losses "
-            f"run on NumPy, several times as slow; {VARIABLE}=numpy chooses that without a warning",
+            f"caffe_losses: Numba fails to {step} ({type(error).__name__}: {reason}), so "
+            f"the losses run on NumPy, several times as slow; {VARIABLE}=numpy chooses that "
+            f"without a warning",
             RuntimeWarning,
             stacklevel=2,
         )

@@ -21,7 +21,7 @@ from caffe_losses.loops.rows import (
     weigh_marked,
 )
 from caffe_losses.loops.threads import for_each_part
-from caffe_losses.weights import NO_ARRAY, Weights, uniform, weighted
+from caffe_losses.weights import Weights, uniform, weighted
 
 Formula = Callable[..., Tuple[Any, Any]]
 Blobs = NamedTuple(
@@ -55,7 +55,8 @@ def pointwise(formula: Formula, blobs: Blobs, weights: Weights, kind: Any = np.f
 @functools.lru_cache(maxsize=None)
 def loop(formula: Formula) -> Loop:
     """The loop of the engine for this formula."""
-    return engine.loop(lambda: compiled_loop(formula), functools.partial(run_blocks, formula))
+    plain: Loop = functools.partial(run_blocks, formula)
+    return engine.loop(lambda: compiled_loop(formula), plain)
 
 
 def takes_parameter(formula: Formula) -> bool:
@@ -70,9 +71,7 @@ def with_parameter(formula: Formula) -> Formula:
 # NumPy
 
 
-def run_blocks(
-    formula: Formula, blobs: Blobs, weights: Weights, kind: Any = np.float32
-) -> float:
+def run_blocks(formula: Formula, blobs: Blobs, weights: Weights, kind: Any = np.float32) -> float:
     """NumPy's loop."""
     of_three = with_parameter(formula)
     parameter = blobs.parameter.reshape(1, -1, 1).astype(kind)
@@ -150,7 +149,7 @@ def compiled_formula(formula: Formula) -> Any:
     return numba_engine.compiled(ignoring_parameter, formula=compiled)
 
 
-def formula(x: Any, t: Any, parameter: Any) -> Tuple[Any, Any]:
+def formula(*arguments: Any) -> Tuple[Any, Any]:
     """Stands where `compiled_row` puts the formula of a loss."""
     raise NotImplementedError
 
@@ -203,7 +202,12 @@ def run_rows(blobs: Blobs, weights: Weights, start: int, stop: int) -> float:
             done = to
         out = gradient[first:last] if gradient.size else unwanted[:length]
         result += run_row(
-            x[first:last], t[first:last], parameter[:length], weight[:length], out, blobs.loss_weight
+            x[first:last],
+            t[first:last],
+            parameter[:length],
+            weight[:length],
+            out,
+            blobs.loss_weight,
         )
         if opposite.size:
             copy(opposite[first:last], out, -ONE)
@@ -232,7 +236,9 @@ def weigh(
         mark_any_channel(weight, mask, image, here)
         weigh_marked(weight, positive, negative)
     else:
-        weigh_classes(weight, mask[image, min(channel, mask.shape[1] - 1), here], positive, negative)
+        weigh_classes(
+            weight, mask[image, min(channel, mask.shape[1] - 1), here], positive, negative
+        )
     if weights.ignore_label == weights.ignore_label:
         ignore(weight, target, weights.ignore_label)
     if of_element.size:

@@ -57,7 +57,7 @@ def weigh_classes(weight: np.ndarray, mask: np.ndarray, positive: Any, negative:
 
 
 def weigh_marked(weight: np.ndarray, positive: Any, negative: Any) -> None:
-    """Sets each weight to that of the positive class where it is not 0, of the negative elsewhere."""
+    """Sets each weight that is not 0 to that of the positive class, others to the negative's."""
     for i in range(weight.size):
         weight[i] = where(weight[i] == ZERO, negative, positive)
 

@@ -8,9 +8,7 @@ import subprocess
 import sys
 import threading
 import warnings
-from concurrent.futures import Future
 from pathlib import Path
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
