@@ -109,9 +109,8 @@ def add_to(copy: Path, block: Block) -> None:
     path.parent.mkdir(exist_ok=True)
     text = path.read_text(encoding="utf-8") if path.exists() else ""
     if found.group(2):
-        start = f"\n{found.group(2)} = [\n"
-        assert start in text
-        text = text.replace(start, start + code)
+        text, count = re.subn(rf"(?m)^ *{found.group(2)} ?= ?\[\n", rf"\g<0>{code}", text)
+        assert count == 1
     else:
         text = f"{text}\n\n{code}" if text else code
     path.write_text(text, encoding="utf-8")
@@ -198,6 +197,28 @@ def sessions(text: str) -> Iterator[Sequence[str]]:
     for session in re.split(r"(?m)^\$ ", text.replace("\\\n", ""))[1:]:
         command, _, shown = session.partition("\n")
         yield command, shown
+
+
+# The recipe for a loss
+
+LOSS_TESTS = ["tests/losses", "tests/layers", "tests/examples/test_prototxt.py", "tests/package"]
+
+
+@pytest.mark.parametrize("engine", ["numba", "numpy"])
+def test_with_the_loss_of_the_recipe_all_tests_of_losses_pass(engine, checkout):
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *LOSS_TESTS]
+    done = run(command, checkout, checkout, timeout=900, CAFFE_LOSSES_ENGINE=engine)
+    assert done.returncode == 0, done.stdout[-10000:]
+    assert "QuantileLossLayer" in run([*command, "--collect-only"], checkout, checkout).stdout
+
+
+def test_the_loss_of_the_recipe_is_as_short_as_it_says_and_passes_the_linters(checkout):
+    blocks = [b for b in in_language("CONTRIBUTING.md", "python") if destination(b)]
+    lines = [line for block in blocks[:2] for line in block.text.splitlines()[1:]]
+    code = [line for line in lines if line.strip() and '"""' not in line and "import" not in line]
+    assert len(code) <= 25
+    done = run(["tools/lint"], checkout, checkout, stderr=subprocess.STDOUT)
+    assert done.returncode == 0, done.stdout
 
 
 # Commands
