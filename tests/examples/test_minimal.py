@@ -12,5 +12,5 @@ def test_it_learns_and_its_gradients_are_right(tmp_path):
     losses = [float(number) for number in re.findall(r"loss (\d+\.\d+)", done.stdout)]
     assert len(losses) == 20
     assert losses[-1] < 0.7 * losses[0]
-    assert done.stdout.endswith("all gradients are right\n")
+    assert done.stdout.endswith("its gradient is right\n")
     assert (tmp_path / "build" / "minimal" / "net.prototxt").exists()
