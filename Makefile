@@ -15,12 +15,13 @@ demo:
 
 test: lint
 	tools/with-caffe python3 -m pytest tests
+	CAFFE_LOSSES_ENGINE=numpy tools/with-caffe python3 -m pytest tests/losses tests/layers
 
 lint:
 	tools/with-caffe tools/lint
 
 fuzz:
-	FUZZ_CASES=20000 tools/with-caffe python3 -m pytest tests/losses/test_fuzz.py
+	EVERY_FLOAT=1 FUZZ_CASES=20000 tools/with-caffe python3 -m pytest tests/losses/test_fuzz.py tests/losses/test_engines.py
 
 bench:
 	tools/with-caffe python3 benchmarks/benchmark.py

@@ -21,6 +21,7 @@ setup(
     license="BSD-2-Clause",
     python_requires=">=3.6",
     install_requires=["numpy>=1.13"],
+    extras_require={"numba": ["numba>=0.52"]},
     packages=find_packages(include=["caffe_losses", "caffe_losses.*"]),
     package_data={"caffe_losses": ["py.typed"]},
     py_modules=[

@@ -18,7 +18,7 @@ import statistics
 import sys
 import time
 import tracemalloc
-from typing import Any, Callable, Dict, List, Tuple
+from typing import Any, Callable, Dict, List
 
 import caffe
 import numpy as np
@@ -29,11 +29,10 @@ sys.path.insert(0, ROOT)
 
 from contestants import LOSSES, Contestant, contestants  # noqa: E402
 
-from caffe_losses import blocks  # noqa: E402
+from caffe_losses.__main__ import engine  # noqa: E402
 
-SHAPES = [(1, 1, 8, 8), (1, 2, 400, 400), (10, 1, 512, 512), (10, 2, 512, 512), (32, 21, 128, 128)]
 PLOTTED_SIZES = [64, 1000, 10**4, 10**5, 10**6, 10**7, 10**8]
-Times = Dict[str, Dict[str, float]]
+Times = Dict[str, float]
 
 
 def set_threads(count: int) -> None:
@@ -54,37 +53,24 @@ def seconds(function: Callable[[], Any], repeats: int) -> float:
 
 
 def measure(entries: Dict[str, Contestant], rounds: int) -> Times:
-    """Median seconds of forward, backward and both for each contestant."""
-    samples: Dict[str, List[Tuple[float, float]]] = {name: [] for name in entries}
+    """Median seconds of a forward and backward of each contestant."""
+    samples: Dict[str, List[float]] = {name: [] for name in entries}
     repeats = {}
-    for name, entry in entries.items():
-        once = seconds(entry.forward, 1) + seconds(entry.backward, 1)
-        repeats[name] = max(1, min(100, int(0.1 / once)))
+    for name, step in entries.items():
+        step()  # the first one compiles, allocates and learns what is wanted
+        repeats[name] = max(1, min(1000, int(0.1 / seconds(step, 1))))
     for _ in range(rounds):
-        for name, entry in entries.items():
-            entry.forward()  # untimed: brings the contestant's own data into the cache
-            entry.backward()
-            forward = seconds(entry.forward, repeats[name])
-            samples[name].append((forward, seconds(entry.backward, repeats[name])))
-    return {
-        name: {
-            "forward": statistics.median(f for f, _ in times),
-            "backward": statistics.median(b for _, b in times),
-            "both": statistics.median(f + b for f, b in times),
-        }
-        for name, times in samples.items()
-    }
+        for name, step in entries.items():
+            step()  # untimed: brings the contestant's own data into the cache
+            samples[name].append(seconds(step, repeats[name]))
+    return {name: statistics.median(times) for name, times in samples.items()}
 
 
-def extra_memory(entry: Contestant) -> int:
+def extra_memory(step: Contestant) -> int:
     """The most bytes that one forward and backward hold beyond what there was before."""
-    # New threads, so that their scratch memory counts.
-    blocks._pools.clear()
-    vars(blocks._of_thread).clear()
     tracemalloc.start()
     try:
-        entry.forward()
-        entry.backward()
+        step()
         return tracemalloc.get_traced_memory()[1]
     finally:
         tracemalloc.stop()
@@ -93,51 +79,47 @@ def extra_memory(entry: Contestant) -> int:
 def row(result: Dict[str, Any]) -> str:
     """A line of the table: nanoseconds an element, and how the others compare to the layer."""
     times, count = result["times"], int(np.prod(result["shape"]))
-    ours = times["layer"]["both"]
+    ours = times["layer"]
     cells = ["x".join(map(str, result["shape"])), str(result["threads"])]
-    cells += [
-        f"{times['layer'][part] / count * 1e9:.2f}" for part in ("forward", "backward", "both")
-    ]
-    cells += [f"{times[name]['both'] / ours:.1f}" if name in times else "" for name in OTHERS]
-    cells += [f"{ours / times['floor']['both']:.1f}", f"{ours * 1e6:.0f}"]
-    cells += [f"{result['extra_memory'][name] / 1e6:.1f}" for name in ("layer", "textbook")]
+    cells += [f"{ours / count * 1e9:.2f}", f"{ours * 1e6:.0f}"]
+    cells += [f"{times[name] / ours:.1f}" if name in times else "" for name in OTHERS]
+    cells += [f"{ours / times[name]:.1f}" for name in ("floor", "fetching")]
+    cells += [f"{result['extra_memory'] / 1e6:.2f}"]
     return "| " + " | ".join(cells) + " |"
 
 
-OTHERS = ("native", "textbook", "PyTorch", "fused C")
+OTHERS = ("Caffe", "textbook", "PyTorch")
 HEAD = [
     "shape",
     "threads",
-    "forward ns/el",
-    "backward ns/el",
-    "both ns/el",
+    "layer ns/el",
+    "layer us",
     *(f"{name} / layer" for name in OTHERS),
     "layer / floor",
-    "both us",
+    "layer / fetching",
     "extra MB",
-    "textbook extra MB",
 ]
 
 
-def run(rounds: int, threads: List[int]) -> List[Dict[str, Any]]:
-    """All losses, shapes and thread counts."""
+def run(titles: List[str], rounds: int, threads: List[int]) -> List[Dict[str, Any]]:
+    """The losses of these titles, in all their shapes and with these numbers of threads."""
     results = []
-    total = len(LOSSES) * len(SHAPES) * len(threads)
+    total = sum(len(LOSSES[title].shapes) for title in titles) * len(threads)
     with tqdm(total=total, desc="measuring", disable=None) as progress:
-        for title, loss in LOSSES.items():
+        for title in titles:
+            loss = LOSSES[title]
             tqdm.write(f"\n{title}\n| " + " | ".join(HEAD) + " |\n|" + "---|" * len(HEAD))
-            for shape in SHAPES:
+            for shape in loss.shapes:
                 inputs = loss.draw(np.random.RandomState(0), shape)
                 for count in threads:
                     set_threads(count)
                     entries = contestants(loss, inputs)
-                    memory = {name: extra_memory(entries[name]) for name in ("layer", "textbook")}
                     result = {
                         "loss": title,
                         "shape": shape,
                         "threads": count,
                         "times": measure(entries, rounds),
-                        "extra_memory": memory,
+                        "extra_memory": extra_memory(entries["layer"]),
                     }
                     results.append(result)
                     tqdm.write(row(result))
@@ -152,6 +134,7 @@ def times_by_size(rounds: int) -> List[Dict[str, Any]]:
     for size in tqdm(PLOTTED_SIZES, desc="by size", disable=None):
         inputs = loss.draw(np.random.RandomState(0), (1, 1, size))
         entries = contestants(loss, inputs)
+        del entries["fetching"]
         if size > 10**7:
             del entries["textbook"]
         results.append({"size": size, "times": measure(entries, 3 if size > 10**7 else rounds)})
@@ -167,8 +150,8 @@ def plot(by_size: List[Dict[str, Any]], path: str) -> None:
 
     figure, axes = pyplot.subplots(figsize=(6, 4))
     for name in by_size[0]["times"]:
-        points = [(r["size"], r["times"][name]["both"]) for r in by_size if name in r["times"]]
-        label = {"layer": "this project's layer", "native": "Caffe's SigmoidCrossEntropyLoss"}
+        points = [(r["size"], r["times"][name]) for r in by_size if name in r["times"]]
+        label = {"layer": "this project's layer", "Caffe": "Caffe's SigmoidCrossEntropyLoss"}
         axes.loglog(*zip(*points), marker="o", markersize=3, label=label.get(name, name))
     axes.set(xlabel="elements", ylabel="seconds, forward and backward")
     axes.set_title("Weighted sigmoid cross-entropy", fontsize=10)
@@ -183,17 +166,19 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=9, help="of measuring (default: 9)")
     parser.add_argument("--json", default=os.path.join(ROOT, "build", "benchmark.json"))
     parser.add_argument("--plot", default=os.path.join(ROOT, "docs", "time-by-size.png"))
+    parser.add_argument("--only", nargs="+", choices=list(LOSSES), metavar="LOSS", help="no plot")
     arguments = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
-    print(f"Caffe {caffe.__version__}, NumPy {np.__version__}, {cores} cores, {platform.machine()}")
-    results = run(arguments.rounds, sorted({1, cores}))
-    set_threads(cores)
-    by_size = times_by_size(arguments.rounds)
-    plot(by_size, arguments.plot)
-    os.makedirs(os.path.dirname(arguments.json), exist_ok=True)
-    with open(arguments.json, "w") as file:
-        json.dump({"losses": results, "by_size": by_size}, file, indent=1)
-    print(f"\nwritten: {arguments.json} and {arguments.plot}", flush=True)
+    print(f"Caffe {caffe.__version__}, {engine()}, {cores} cores, {platform.machine()}")
+    results = run(arguments.only or list(LOSSES), arguments.rounds, sorted({1, cores}))
+    if not arguments.only:
+        set_threads(cores)
+        by_size = times_by_size(arguments.rounds)
+        plot(by_size, arguments.plot)
+        os.makedirs(os.path.dirname(arguments.json), exist_ok=True)
+        with open(arguments.json, "w") as file:
+            json.dump({"losses": results, "by_size": by_size}, file, indent=1)
+        print(f"\nwritten: {arguments.json} and {arguments.plot}", flush=True)
     if "torch" in sys.modules:
         os._exit(0)  # a thread of PyTorch 1.7 aborts a process that ends in the ordinary way
 

@@ -1,33 +1,36 @@
 """What is measured against what: ways to compute the same or the nearest loss.
 
-A contestant is a pair of functions, forward and backward, over inputs that are all the same.
+A contestant is a function that does one forward and one backward, over the same inputs as others.
 """
 
-import ctypes
-import functools
 import os
-import shutil
-import subprocess
 import sys
-import tempfile
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, Callable, Dict, NamedTuple, Optional, Sequence, Tuple
 
 import caffe
 import numpy as np
-from caffe_losses.blocks import thread_count
 
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-sys.path.append(os.path.join(ROOT, "tests"))
+sys.path[:0] = [ROOT, os.path.join(ROOT, "tests"), os.path.join(ROOT, "benchmarks")]
 
+from caffe_losses.loops.threads import thread_count  # noqa: E402
 from support.layers import LAYERS  # noqa: E402
 from support.nets import loss_net, native_layer, python_layer  # noqa: E402
 
 caffe.init_log(2)  # errors only
 
 Array = np.ndarray
-Contestant = NamedTuple("Contestant", [("forward", Callable), ("backward", Callable)])
+Contestant = Callable[[], None]
+Shape = Tuple[int, ...]
 
+SHAPES: Sequence[Shape] = (
+    (1, 1, 8, 8),
+    (1, 2, 400, 400),
+    (10, 1, 512, 512),
+    (10, 2, 512, 512),
+    (32, 21, 128, 128),
+)
 
 # A learned factor of 1: Caffe then asks for the gradient of the first input, and of no other.
 LEARNED = """layer { name: "learned" type: "Scale" bottom: "x" top: "x"
@@ -43,7 +46,12 @@ def net_of(layers: str, inputs: Dict[str, Array]) -> caffe.Net:
 def caffe_layers(net: caffe.Net) -> Contestant:
     """What comes after the inputs and the learned factor, run by Caffe."""
     first, last = len(net.inputs) + 1, len(net.layers) - 1
-    return Contestant(lambda: net._forward(first, last), lambda: net._backward(last, first))
+
+    def step() -> None:
+        net._forward(first, last)
+        net._backward(last, first)
+
+    return step
 
 
 def layer_named(name: str, bottoms: Sequence[str], **parameters: Any) -> str:
@@ -53,21 +61,20 @@ def layer_named(name: str, bottoms: Sequence[str], **parameters: Any) -> str:
 
 
 def floor(net: caffe.Net) -> Contestant:
-    """Streams what forward must read and what backward must read and write; computes nothing."""
+    """One pass that reads all inputs and writes the gradient to the first; computes nothing."""
     prediction, target, *others = (net.blobs[name].data.reshape(-1) for name in net.inputs)
     out = net.blobs["x"].diff.reshape(-1)
 
-    def forward(start: float, end: float) -> None:
-        np.dot(cut(prediction, start, end), cut(target, start, end))
+    def work(start: float, end: float) -> None:
+        if target.size == out.size:
+            np.add(cut(prediction, start, end), cut(target, start, end), out=cut(out, start, end))
+        else:
+            np.negative(cut(prediction, start, end), out=cut(out, start, end))
+            np.maximum.reduce(cut(target, start, end))
         for other in others:
             np.maximum.reduce(cut(other, start, end))
 
-    def backward(start: float, end: float) -> None:
-        np.add(cut(prediction, start, end), cut(target, start, end), out=cut(out, start, end))
-        for other in others:
-            np.maximum.reduce(cut(other, start, end))
-
-    return Contestant(on_all_threads(forward), on_all_threads(backward))
+    return on_all_threads(work)
 
 
 def cut(array: Array, start: float, end: float) -> Array:
@@ -78,7 +85,7 @@ def cut(array: Array, start: float, end: float) -> Array:
 POOL = ThreadPoolExecutor(64)
 
 
-def on_all_threads(work: Callable[[float, float], None]) -> Callable[[], None]:
+def on_all_threads(work: Callable[[float, float], None]) -> Contestant:
     """Runs the work on equal parts, one for each thread."""
 
     def run() -> None:
@@ -96,15 +103,12 @@ def textbook_cross_entropy(inputs: Dict[str, Array]) -> Contestant:
     score, label = inputs.values()
     weight = np.float32(10)
 
-    def forward() -> None:
+    def step() -> None:
         probability = 1 / (1 + np.exp(-score))
         np.sum(-weight * label * np.log(probability) - (1 - label) * np.log(1 - probability))
+        (1 - label) * probability - weight * label * (1 - probability)
 
-    def backward() -> Array:
-        probability = 1 / (1 + np.exp(-score))
-        return (1 - label) * probability - weight * label * (1 - probability)
-
-    return Contestant(forward, backward)
+    return step
 
 
 def balanced_weights(mask: Array) -> Array:
@@ -121,42 +125,38 @@ def textbook_balanced_cross_entropy(inputs: Dict[str, Array]) -> Contestant:
     """Balanced cross-entropy as one writes it down."""
     score, label = inputs.values()
 
-    def forward() -> None:
+    def step() -> None:
         weight = balanced_weights(label)
         probability = 1 / (1 + np.exp(-score))
         entropy = -label * np.log(probability) - (1 - label) * np.log(1 - probability)
         np.sum(weight * entropy) / weight.sum()
+        weight * (probability - label) / weight.sum()
 
-    def backward() -> Array:
-        weight = balanced_weights(label)
-        return weight * (1 / (1 + np.exp(-score)) - label) / weight.sum()
-
-    return Contestant(forward, backward)
+    return step
 
 
 def textbook_weighted_euclidean(inputs: Dict[str, Array]) -> Contestant:
     """Weighted Euclidean loss as one writes it down."""
     prediction, target, mask = inputs.values()
 
-    def forward() -> None:
+    def step() -> None:
         weight = np.repeat(balanced_weights(mask), prediction.shape[1], axis=1)
         np.sum(weight * (prediction - target) ** 2) / 2 / weight.sum()
+        weight * (prediction - target) / weight.sum()
 
-    def backward() -> Array:
-        weight = np.repeat(balanced_weights(mask), prediction.shape[1], axis=1)
-        return weight * (prediction - target) / weight.sum()
-
-    return Contestant(forward, backward)
+    return step
 
 
 def textbook_euclidean(inputs: Dict[str, Array]) -> Contestant:
     """Euclidean loss as one writes it down."""
     prediction, target = inputs.values()
     batch = len(prediction)
-    return Contestant(
-        lambda: np.sum((prediction - target) ** 2) / 2 / batch,
-        lambda: (prediction - target) / batch,
-    )
+
+    def step() -> None:
+        np.sum((prediction - target) ** 2) / 2 / batch
+        (prediction - target) / batch
+
+    return step
 
 
 def textbook_channel_sum(inputs: Dict[str, Array]) -> Contestant:
@@ -164,13 +164,12 @@ def textbook_channel_sum(inputs: Dict[str, Array]) -> Contestant:
     prediction, target = inputs.values()
     batch = len(prediction)
 
-    def difference() -> Array:
-        return prediction.sum(axis=1, keepdims=True) - target.sum(axis=1, keepdims=True)
+    def step() -> None:
+        difference = prediction.sum(axis=1, keepdims=True) - target.sum(axis=1, keepdims=True)
+        np.sum(difference**2) / 2 / batch
+        np.repeat(difference, prediction.shape[1], axis=1) / batch
 
-    return Contestant(
-        lambda: np.sum(difference() ** 2) / 2 / batch,
-        lambda: np.repeat(difference(), prediction.shape[1], axis=1) / batch,
-    )
+    return step
 
 
 def torch_cross_entropy(net: caffe.Net) -> Optional[Contestant]:
@@ -182,79 +181,13 @@ def torch_cross_entropy(net: caffe.Net) -> Optional[Contestant]:
     score, label = (torch.from_numpy(net.blobs[name].data.copy()) for name in "xt")
     score.requires_grad_()
     loss_of = torch.nn.BCEWithLogitsLoss(reduction="sum", pos_weight=torch.tensor(10.0))
-    state: Dict[str, Any] = {}
 
-    def forward() -> None:
+    def step() -> None:
         torch.set_num_threads(thread_count())
-        state["loss"] = loss_of(score, label)
-
-    def backward() -> None:
         score.grad = None
-        state["loss"].backward(retain_graph=True)
+        loss_of(score, label).backward()
 
-    return Contestant(forward, backward)
-
-
-@functools.lru_cache()
-def compiled(name: str) -> Optional[ctypes.CDLL]:
-    """The library made of a C file beside this one; None where there is no C compiler."""
-    compiler = shutil.which("cc")
-    if compiler is None:
-        return None
-    source = os.path.join(os.path.dirname(os.path.abspath(__file__)), name + ".c")
-    with tempfile.TemporaryDirectory() as folder:
-        library = os.path.join(folder, name + ".so")
-        # Vector forms of expf and logf come with -ffast-math; it must not reorder 1 + e - 1.
-        flags = "-O3 -march=native -fopenmp -ffast-math -fno-associative-math -shared -fPIC".split()
-        subprocess.check_call([compiler, *flags, source, "-o", library, "-lm"])
-        return ctypes.CDLL(library)
-
-
-def fused(net: caffe.Net, loss: str, *numbers: float) -> Optional[Contestant]:
-    """The two functions of fused.c that compute a loss of the net's inputs and its gradient."""
-    library = compiled("fused")
-    if library is None:
-        return None
-    arrays = [net.blobs[name].data for name in net.inputs]
-    pointer = np.ctypeslib.ndpointer(np.float32, flags="C_CONTIGUOUS")
-    kinds = {float: ctypes.c_float, int: ctypes.c_long}
-    value, gradient = library[loss], library[loss + "_gradient"]
-    value.restype = ctypes.c_double
-    value.argtypes = [pointer] * len(arrays) + [kinds[type(number)] for number in numbers]
-    gradient.argtypes = [*value.argtypes, pointer]
-
-    def forward() -> float:
-        library.omp_set_num_threads(thread_count())
-        return value(*arrays, *numbers)
-
-    def backward() -> None:
-        library.omp_set_num_threads(thread_count())
-        gradient(*arrays, *numbers, net.blobs["x"].diff)
-
-    layer = caffe_layers(net)
-    layer.forward()
-    np.testing.assert_allclose(forward(), float(net.blobs["loss"].data), rtol=1e-5)
-    layer.backward()
-    expected = net.blobs["x"].diff.copy()
-    backward()
-    np.testing.assert_allclose(net.blobs["x"].diff, expected, rtol=1e-4, atol=1e-30)
-    return Contestant(forward, backward)
-
-
-def fused_cross_entropy(net: caffe.Net) -> Optional[Contestant]:
-    """Weighted sigmoid cross-entropy, compiled."""
-    return fused(net, "cross_entropy", 10.0, net.blobs["x"].count)
-
-
-def fused_euclidean(net: caffe.Net) -> Optional[Contestant]:
-    """Euclidean loss, compiled."""
-    return fused(net, "squared_error", 1 / len(net.blobs["x"].data), net.blobs["x"].count)
-
-
-def fused_weighted_euclidean(net: caffe.Net) -> Optional[Contestant]:
-    """Weighted Euclidean loss of a mask of 0 and 1, compiled."""
-    images, channels, *positions = net.blobs["x"].data.shape
-    return fused(net, "weighted_squared_error", images, channels, int(np.prod(positions)))
+    return step
 
 
 FIXED_SUM = """layer {{ name: "{0}" type: "Convolution" bottom: "{1}" top: "{0}"
@@ -271,10 +204,11 @@ Loss = NamedTuple(
     "Loss",
     [
         ("layer", str),
-        ("native", str),
-        ("textbook", Callable),
+        ("native", Optional[str]),  # Caffe's layer for the same or the nearest
+        ("textbook", Optional[Callable]),
         ("draw", Callable),
         ("others", Dict[str, Callable]),
+        ("shapes", Sequence[Shape]),
     ],
 )
 
@@ -296,15 +230,31 @@ def draw_masked(random: np.random.RandomState, shape: Tuple[int, ...]) -> Dict[s
     return {**draw_pair(random, shape), "m": mask.astype(np.float32)}
 
 
+def draw_soft_labels(random: np.random.RandomState, shape: Shape) -> Dict[str, Array]:
+    """Scores, and labels anywhere from 0 to 1."""
+    score = 3 * random.randn(*shape).astype(np.float32)
+    return {"x": score, "t": random.rand(*shape).astype(np.float32)}
+
+
 NATIVE_CROSS_ENTROPY = native_layer("SigmoidCrossEntropyLoss", "xt", loss_weight=1)
 NATIVE_EUCLIDEAN = native_layer("EuclideanLoss", "xt", loss_weight=1)
-LOSSES = {
+WEIGHTED = layer_named("SigmoidCrossEntropyWeightLossLayer", "xt", cls_weight=10)
+LOSSES: Dict[str, Loss] = {
     "weighted sigmoid cross-entropy": Loss(
-        layer_named("SigmoidCrossEntropyWeightLossLayer", "xt", cls_weight=10),
+        WEIGHTED,
         NATIVE_CROSS_ENTROPY,
         textbook_cross_entropy,
         draw_labels,
-        {"PyTorch": torch_cross_entropy, "fused C": fused_cross_entropy},
+        {"PyTorch": torch_cross_entropy},
+        SHAPES,
+    ),
+    "the same of soft labels": Loss(
+        WEIGHTED,
+        NATIVE_CROSS_ENTROPY,
+        textbook_cross_entropy,
+        draw_soft_labels,
+        {"PyTorch": torch_cross_entropy},
+        SHAPES[2:3],
     ),
     "balanced cross-entropy": Loss(
         layer_named("WeightedSigmoidCrossEntropyLossLayer", "xt"),
@@ -312,20 +262,23 @@ LOSSES = {
         textbook_balanced_cross_entropy,
         draw_labels,
         {},
+        SHAPES,
     ),
     "weighted Euclidean": Loss(
         layer_named("WeightedEuclideanLossLayer", "xtm"),
         NATIVE_EUCLIDEAN,
         textbook_weighted_euclidean,
         draw_masked,
-        {"fused C": fused_weighted_euclidean},
+        {},
+        SHAPES,
     ),
     "Euclidean": Loss(
         layer_named("EuclideanLossLayer", "xt"),
         NATIVE_EUCLIDEAN,
         textbook_euclidean,
         draw_pair,
-        {"fused C": fused_euclidean},
+        {},
+        SHAPES,
     ),
     "channel sum": Loss(
         layer_named("ChannelSumEuclideanLossLayer", "xt"),
@@ -333,22 +286,25 @@ LOSSES = {
         textbook_channel_sum,
         draw_pair,
         {},
+        SHAPES,
     ),
-}  # type: Dict[str, Loss]
+}
 
 
 def contestants(loss: Loss, inputs: Dict[str, Array]) -> Dict[str, Contestant]:
     """All ways to compute a loss of these inputs, this project's first and the floor last."""
     pair = {name: inputs[name] for name in "xt"}
     net = net_of(loss.layer, inputs)
-    entries = {
-        "layer": caffe_layers(net),
-        "native": caffe_layers(net_of(loss.native, pair)),
-        "textbook": loss.textbook(inputs),
-    }
+    entries = {"layer": caffe_layers(net)}
+    if loss.native is not None:
+        entries["Caffe"] = caffe_layers(net_of(loss.native, pair))
+    if loss.textbook is not None:
+        entries["textbook"] = loss.textbook(inputs)
     for name, other in loss.others.items():
         contestant = other(net)
         if contestant is not None:
             entries[name] = contestant
+    fetching = python_layer("fetching_layer", "FetchingLayer", "xt", loss_weight=1)
+    entries["fetching"] = caffe_layers(net_of(fetching, pair))
     entries["floor"] = floor(net)
     return entries

@@ -12,9 +12,28 @@ def main() -> None:
         epilog="The commands of this package: python3 -m caffe_losses.gradient_check --help, "
         "python3 -m caffe_losses.data_parallel --help.",
     )
-    parser.add_argument("--version", action="version", version=f"caffe-losses {__version__}")
-    parser.parse_args()
-    parser.print_help()
+    parser.add_argument(
+        "--version", action="store_true", help="print the version and the engine, and end"
+    )
+    if parser.parse_args().version:
+        print(f"caffe-losses {__version__}, {engine()}")
+    else:
+        parser.print_help()
+
+
+def engine() -> str:
+    """What runs the losses here, with its version."""
+    try:
+        import numpy
+    except ImportError:
+        return "no NumPy here"
+    from caffe_losses.loops import engine
+
+    if engine.name() == "numpy":
+        return f"NumPy {numpy.__version__}"
+    import numba
+
+    return f"Numba {numba.__version__} (NumPy {numpy.__version__})"
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ Number = Any
 ZERO = np.float32(0)
 HALF = np.float32(0.5)
 ONE = np.float32(1)
+TWO = np.float32(2)
 
 
 def exp(z: Number) -> Number:
@@ -24,7 +25,10 @@ def exp(z: Number) -> Number:
 
 def log1p(e: Number) -> Number:
     """ln(1 + e) for e from 0 to 1, right to its last digits also where 1 + e rounds to 1."""
-    return np.log1p(e)
+    # NumPy's log1p is not vectorised, its log is: ln(1 + y) / y hardly changes with y, so it may be
+    # taken at a y near e for which 1 + y is a float32. A little more than 1, so that y is not 0.
+    rounded = e + np.nextafter(ONE, TWO, dtype=e.dtype)
+    return np.log(rounded) / (rounded - ONE) * e
 
 
 def where(condition: Number, first: Number, second: Number) -> Number:

@@ -1,6 +1,8 @@
 """What is built from the checkout, and `python3 -m caffe_losses`."""
 
+import ast
 import email
+import re
 import shutil
 import subprocess
 import sys
@@ -69,7 +71,8 @@ def test_the_metadata_says_what_the_package_is_and_needs(wheel):
     assert metadata["License"] == "BSD-2-Clause"
     assert metadata["Requires-Python"] == ">=3.6"
     # Caffe is not on PyPI; what is there under its name is an empty placeholder.
-    assert metadata.get_all("Requires-Dist") == ["numpy (>=1.13)"]
+    required = ["numpy (>=1.13)", "numba (>=0.52) ; extra == 'numba'"]
+    assert metadata.get_all("Requires-Dist") == required
     assert metadata["Description-Content-Type"] == "text/markdown"
     assert "caffe-losses" in metadata.get_payload()
 
@@ -99,7 +102,7 @@ def run_module(*arguments, folder):
 def test_the_version_is_printed_without_caffe(tmp_path):
     done = run_module("--version", folder=tmp_path)
     assert (done.returncode, done.stderr) == (0, "")
-    assert done.stdout == f"caffe-losses {caffe_losses.__version__}\n"
+    assert done.stdout == f"caffe-losses {caffe_losses.__version__}, no NumPy here\n"
 
 
 def test_the_commands_of_the_package_are_listed_and_exist(tmp_path):
@@ -120,3 +123,25 @@ def test_the_changelog_begins_with_this_version():
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     versions = [line for line in changelog.splitlines() if line.startswith("## [")]
     assert versions[0].startswith(f"## [{caffe_losses.__version__}] - ")
+
+
+def imported_by(path):
+    """The modules of the package that a file imports."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("caffe_losses"):
+            parts = node.module.split(".")
+            found.update(parts[1:2] or [alias.name for alias in node.names])
+    return found
+
+
+def test_each_module_imports_only_from_those_that_the_package_lists_before_it():
+    modules = re.findall(r"^    (\w+)  ", caffe_losses.__doc__, re.MULTILINE)
+    assert len(modules) > 8
+    for number, module in enumerate(modules):
+        files = list(ROOT.glob(f"caffe_losses/{module}.py"))
+        files += ROOT.glob(f"caffe_losses/{module}/*.py")
+        assert files, module
+        for path in files:
+            allowed = {*modules[:number], module}
+            assert imported_by(path) <= allowed, f"{path}: {imported_by(path) - allowed}"

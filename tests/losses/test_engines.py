@@ -1,0 +1,277 @@
+"""The two engines: which one runs, what compiled code is cached, and that both are as exact."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from caffe_losses import elementary
+from caffe_losses.loops import engine
+from support.processes import ROOT, environment
+
+numba = pytest.importorskip("numba", reason="without Numba there is one engine")
+
+# A loss of each loop, so that each of them compiles; prints what they return.
+LOSSES = """
+import numpy as np
+from caffe_losses import losses
+random = np.random.RandomState(0)
+x, t = random.randn(2, 3, 40, 50), (random.rand(2, 3, 40, 50) < 0.3)
+for loss in (losses.balanced_cross_entropy, losses.euclidean, losses.channel_sum_euclidean):
+    print(repr(loss(x, t)[0]))
+"""
+ENGINE = "from caffe_losses.loops import engine; print(engine.name())"
+
+
+def python(code, *arguments, cwd="/", check=True, **variables):
+    """Runs Python with the checkout, or another copy of the package, on the path."""
+    path = variables.pop("path", ROOT)
+    return subprocess.run(
+        [sys.executable, "-B", "-c", code, *arguments],
+        env=environment([path], **variables),
+        cwd=str(cwd),
+        check=check,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        universal_newlines=True,
+        timeout=300,
+    )
+
+
+# Which engine runs
+
+
+@pytest.mark.parametrize("value, name", [("", "numba"), ("numba", "numba"), ("numpy", "numpy")])
+def test_the_environment_chooses_the_engine(value, name):
+    done = python(ENGINE, CAFFE_LOSSES_ENGINE=value)
+    assert (done.stdout, done.stderr) == (name + "\n", "")
+
+
+def test_an_unknown_engine_is_an_error():
+    done = python(ENGINE, check=False, CAFFE_LOSSES_ENGINE="cuda")
+    assert done.returncode == 1
+    last = done.stderr.splitlines()[-1]
+    assert last.startswith('ValueError: CAFFE_LOSSES_ENGINE is "cuda"; expected "numba" or "numpy"')
+
+
+MISSING = """
+import sys
+class NoNumba:
+    def find_spec(self, name, path=None, target=None):
+        if name == "numba":
+            raise {}
+sys.meta_path.insert(0, NoNumba())
+"""
+NOT_INSTALLED = "ModuleNotFoundError(\"No module named 'numba'\", name='numba')"
+BROKEN = "ImportError('libLLVM.so: cannot open shared object file')"
+
+
+def test_numpy_runs_silently_where_numba_is_not_installed():
+    done = python(MISSING.format(NOT_INSTALLED) + ENGINE + "\n" + LOSSES)
+    assert done.stderr == ""
+    assert done.stdout.startswith("numpy\n")
+
+
+@pytest.mark.parametrize(
+    "code, variables, reason",
+    [
+        (MISSING.format(BROKEN), {}, "import (ImportError: libLLVM.so: cannot open"),
+        (MISSING.format(NOT_INSTALLED), {"CAFFE_LOSSES_ENGINE": "numba"}, "import (ModuleNotFound"),
+        ("import numba; numba.njit = lambda **options: 1 / 0", {}, "compile (ZeroDivisionError"),
+    ],
+    ids=["broken", "asked for and missing", "does not compile"],
+)
+def test_a_numba_that_fails_is_replaced_by_numpy_with_one_warning(code, variables, reason):
+    done = python(code + LOSSES + ENGINE, **variables)
+    assert done.stderr.count("Warning") == 1
+    assert f"RuntimeWarning: caffe_losses: Numba fails to {reason}" in done.stderr
+    assert "CAFFE_LOSSES_ENGINE=numpy" in done.stderr
+    assert done.stdout.endswith("numpy\n")
+
+
+def test_both_engines_give_the_same_losses():
+    compiled, plain = (python(LOSSES, CAFFE_LOSSES_ENGINE=e).stdout for e in ("numba", "numpy"))
+    np.testing.assert_allclose(
+        np.array(compiled.split(), float), np.array(plain.split(), float), rtol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    "name, shown", [("numba", f"Numba {numba.__version__}"), ("numpy", "NumP")]
+)
+def test_the_version_says_which_engine_runs(name, shown):
+    code = "import runpy, sys; sys.argv = ['', '--version']; runpy.run_module('caffe_losses')"
+    code = code.replace("'caffe_losses'", "'caffe_losses', run_name='__main__'")
+    assert f", {shown}" in python(code, CAFFE_LOSSES_ENGINE=name).stdout
+
+
+def test_numba_is_imported_with_the_first_loss_and_not_before():
+    code = "import sys, caffe_losses.losses; print('numba' in sys.modules)"
+    assert python(code).stdout == "False\n"
+
+
+# The cache of compiled loops
+
+COUNT_COMPILATIONS = """
+import numba.core.dispatcher as dispatcher
+compile_core = dispatcher._FunctionCompiler._compile_core
+compiled = []
+def count(self, *arguments):
+    compiled.append(self.py_func.__name__)
+    return compile_core(self, *arguments)
+dispatcher._FunctionCompiler._compile_core = count
+"""
+PRINT_COMPILATIONS = "\nprint('compiled', len(compiled))"
+
+
+@pytest.fixture
+def package(tmp_path):
+    """A copy of the package that a test may write to; the cache of its loops is empty."""
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(str(ROOT / "caffe_losses"), str(tmp_path / "caffe_losses"), ignore=ignored)
+    return tmp_path
+
+
+def run_losses(package, **variables):
+    """The losses that a new process prints, and how many functions it compiled."""
+    done = python(COUNT_COMPILATIONS + LOSSES + PRINT_COMPILATIONS, path=package, **variables)
+    assert done.stderr == ""
+    *printed, last = done.stdout.splitlines()
+    return printed, int(last.split()[1])
+
+
+def cached_files(folder):
+    return sorted(str(path) for path in folder.rglob("*.nb[ci]"))
+
+
+def test_a_second_process_compiles_nothing_and_the_cache_does_not_grow(package):
+    first, compiled = run_losses(package)
+    files = cached_files(package)
+    assert compiled > 0 and files
+    for _ in range(2):
+        assert run_losses(package) == (first, 0)
+    assert cached_files(package) == files
+
+
+def test_an_edited_formula_never_runs_from_the_cache(package):
+    before, _ = run_losses(package)
+    formulas = package / "caffe_losses" / "formulas.py"
+    stamp = formulas.stat()
+    text = formulas.read_text()
+    assert text.count("return HALF * d * d, d") == 1
+    formulas.write_text(text.replace("return HALF * d * d, d", "return d * HALF * d + HALF, d"))
+    os.utime(str(formulas), ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
+    after, compiled = run_losses(package)
+    assert compiled > 0
+    assert float(after[1]) - float(before[1]) == pytest.approx(3 * 40 * 50 / 2, rel=1e-5)
+
+
+def test_a_read_only_installation_of_a_user_without_a_home_runs_all_the_same(package, tmp_path):
+    right, _ = run_losses(package)
+    shutil.rmtree(str(package / "caffe_losses" / "loops" / "__pycache__"))
+    no_folder = package / "caffe_losses" / "loops" / "__pycache__"
+    no_folder.write_text("root may write anywhere, but for what is no folder")
+    for _ in range(2):
+        again, compiled = run_losses(package, HOME=str(no_folder), XDG_CACHE_HOME=str(no_folder))
+        assert again == right and compiled > 0
+
+
+def test_a_cache_that_cannot_be_read_is_passed_over(package):
+    right, _ = run_losses(package)
+    for path in cached_files(package):
+        Path(path).write_bytes(b"not a compiled loop")
+    assert run_losses(package)[0] == right
+
+
+def test_processes_that_start_at_once_on_an_empty_cache_are_all_right(package):
+    running = [
+        subprocess.Popen(
+            [sys.executable, "-B", "-c", LOSSES],
+            env=environment([package]),
+            cwd=str(package.parent),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            universal_newlines=True,
+        )
+        for _ in range(4)
+    ]
+    ended = [process.communicate(timeout=300) for process in running]
+    assert [errors for _, errors in ended] == [""] * 4
+    assert len({printed for printed, _ in ended}) == 1
+    assert run_losses(package)[1] == 0
+
+
+# The elementary functions
+
+
+def compiled(function):
+    """A function of float32 arrays that applies the compiled form of an elementary one."""
+    from caffe_losses.loops import numba_engine
+
+    def apply(numbers, out):
+        for i in range(numbers.size):
+            out[i] = function(numbers[i])
+
+    loop = numba.njit(**numba_engine.OPTIONS)(apply)
+
+    def of_array(numbers):
+        out = np.empty_like(numbers)
+        loop(numbers, out)
+        return out
+
+    return of_array
+
+
+def as_it_is(function):
+    """The form that NumPy runs."""
+    return function
+
+
+def bits(number):
+    return int(np.float32(number).view(np.int32))
+
+
+EVERY = int(os.environ.get("EVERY_FLOAT", 1000))  # `make fuzz` tries all
+SMALLEST_NORMAL = np.finfo(np.float32).tiny
+EXACT = [  # function, in float64, domain, sign of it, largest error in units in the last place
+    pytest.param(compiled, elementary.exp, np.exp, (0, 87.3365), -1, 1.1, id="numba-exp"),
+    pytest.param(compiled, elementary.log1p, np.log1p, (0, 1), 1, 3, id="numba-log1p"),
+    # NumPy's own differ between versions and processors.
+    pytest.param(as_it_is, elementary.exp, np.exp, (0, 87.3365), -1, 3, id="numpy-exp"),
+    pytest.param(as_it_is, elementary.log1p, np.log1p, (0, 1), 1, 5, id="numpy-log1p"),
+]
+
+
+@pytest.mark.parametrize("form, function, exact, domain, sign, most", EXACT)
+def test_elementary_functions_are_right_to_their_last_digits(
+    form, function, exact, domain, sign, most
+):
+    """Every float32 of the domain, or a regular part of them."""
+    of_array = form(function)
+    first, last = map(bits, domain)
+    largest = 0
+    for start in range(first, last + 1, 10**6 * EVERY):
+        stop = min(start + 10**6 * EVERY, last + 1)
+        numbers = sign * np.arange(start, stop, EVERY, dtype=np.int32).view(np.float32)
+        right = exact(numbers.astype(np.float64))
+        unit = np.spacing(np.maximum(right, SMALLEST_NORMAL).astype(np.float32))
+        largest = max(largest, np.abs((of_array(numbers) - right) / unit).max())
+    print(f"{function.__name__}: {largest:.2f} units in the last place")
+    assert largest <= most
+
+
+@pytest.mark.parametrize("form", [compiled, as_it_is])
+def test_exp_ends_in_zero_and_passes_nan_on(form):
+    numbers = np.array([-88, -104, -1e4, -3e38, -np.inf, np.nan, 0], np.float32)
+    with np.errstate(under="ignore"):
+        found = form(elementary.exp)(numbers)
+    assert (found[:5] < SMALLEST_NORMAL).all() and (found[1:5] == 0).all()
+    assert np.isnan(found[5]) and found[6] == 1
+
+
+def test_the_engine_of_these_tests_is_the_one_that_was_asked_for():
+    assert engine.name() == (os.environ.get("CAFFE_LOSSES_ENGINE") or "numba")
