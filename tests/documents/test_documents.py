@@ -17,6 +17,7 @@ import matplotlib
 import pytest
 
 from support import processes
+from support.layers import LAYERS
 from support.processes import ROOT
 
 PATTERNS = ["*.md", "docs/*.md", "examples/*/*.md", "benchmarks/*.md", "prototxt/*.md"]
@@ -181,14 +182,35 @@ def test_console_blocks_print_what_they_show(name, checkout):
         done = run(["bash", "-c", script], checkout, checkout, stderr=subprocess.STDOUT)
         printed, statuses = zip(*re.findall(r"(?s)(.*?)ended with (\d+)\n", done.stdout))
         for number, command in enumerate(commands):
-            assert_shows(any_value(shown[number]), any_value(printed[number]), f"$ {command}")
+            assert_numbers_agree(shown[number], printed[number], f"$ {command}")
             expected = commands[number + 1 : number + 2] == ("echo $?",)
             assert statuses[number] == "0" or expected, f"$ {command}\n{printed[number]}"
 
 
-def any_value(text: str) -> str:
-    """The text without the values of measured numbers and places, which depend on the processor."""
-    return re.sub(r"-?\d+[.,][\d.,]*(e[+-]\d+)?", "0.0", text)
+NUMBER = r"-?\d+\.\d+(?:e[+-]\d+)?|-?\d+e[+-]\d+"
+PLACE = r"\d+(?:,\d+)+"
+MEASURED = re.compile(f"{NUMBER}|{PLACE}")
+
+
+def assert_numbers_agree(shown: str, printed: str, where: str) -> None:
+    """The numbers like 0.5 that stand in the same place are the same but for rounding.
+
+    Errors and noise, written like 1.1e-04, are of the same size. Where in a blob the largest error
+    is can be a matter of rounding: if that place is another one, so are the values there.
+    """
+    pattern = re.escape(MEASURED.sub("MEASURED", shown.strip())).replace(r"\.\.\.", "(?:.|\n)*?")
+    pattern = re.sub(r"(?:\\?\s)+", r"\\s+", pattern).replace("MEASURED", f"({MEASURED.pattern})")
+    found = re.fullmatch(pattern, printed.strip())
+    assert found, f"{where}\n--- shown:\n{shown}\n--- printed:\n{printed}"
+    same_place = True
+    for old, new in zip(MEASURED.findall(shown), found.groups()):
+        if "," in old:
+            same_place = old == new
+        elif "e" in old:
+            least, most = sorted([float(old), float(new)])
+            assert most <= 10 * least, f"{where}: {old} for {new}"
+        elif same_place:
+            assert abs(float(old) - float(new)) <= 0.02 * abs(float(new)), f"{old} for {new}"
 
 
 def sessions(text: str) -> Iterator[Sequence[str]]:
@@ -201,15 +223,20 @@ def sessions(text: str) -> Iterator[Sequence[str]]:
 
 # The recipe for a loss
 
-LOSS_TESTS = ["tests/losses", "tests/layers", "tests/examples/test_prototxt.py", "tests/package"]
+TESTS_OF_LOSSES = ["tests/losses", "tests/layers"]
+TESTS_OF_ROWS = [*TESTS_OF_LOSSES, "tests/examples/test_prototxt.py", "tests/package"]
 
 
-@pytest.mark.parametrize("engine", ["numba", "numpy"])
-def test_with_the_loss_of_the_recipe_all_tests_of_losses_pass(engine, checkout):
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *LOSS_TESTS]
+@pytest.mark.parametrize("engine, paths", [("numba", TESTS_OF_ROWS), ("numpy", TESTS_OF_LOSSES)])
+def test_with_the_loss_of_the_recipe_the_tests_of_losses_pass(engine, paths, checkout):
+    """All of them but the cases of other layers, which run outside of the copy."""
+    others = " or ".join(layer.name for layer in LAYERS)
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *paths]
+    command += ["-k", f"not ({others})"]
     done = run(command, checkout, checkout, timeout=900, CAFFE_LOSSES_ENGINE=engine)
     assert done.returncode == 0, done.stdout[-10000:]
-    assert "QuantileLossLayer" in run([*command, "--collect-only"], checkout, checkout).stdout
+    collected = run([*command, "--collect-only"], checkout, checkout).stdout
+    assert collected.count("QuantileLossLayer") > 100
 
 
 def test_the_loss_of_the_recipe_is_as_short_as_it_says_and_passes_the_linters(checkout):
@@ -251,7 +278,8 @@ def check_make(targets: Sequence[str]) -> None:
 
 def check_python(arguments: Sequence[str]) -> None:
     if arguments[:3] == ["-m", "pip", "install"]:
-        assert arguments[3:] == ["."]  # tests/package/test_drop_in.py runs it
+        # tests/package/test_drop_in.py runs it
+        assert [*arguments[3:5], *arguments[6:]] == ["--no-deps", "--target", "."]
         return
     length = 2 if arguments[0] == "-m" else 1
     check_files(arguments)
