@@ -365,8 +365,10 @@ def test_what_code_spans_name_exists(name):
 
 def test_docs_reliability_names_all_tests_of_reliability():
     text = read("docs/reliability.md")
-    names = ["layers/test_errors", "layers/test_parameters", "layers/test_reliability"]
-    for path in [f"tests/{name}.py" for name in (*names, "losses/test_fuzz")]:
+    of_layers = ["test_errors", "test_parameters", "test_reliability"]
+    of_losses = ["test_fuzz", "test_engines", "test_gradient_from_forward"]
+    paths = [f"tests/layers/{name}.py" for name in of_layers]
+    for path in [*paths, *(f"tests/losses/{name}.py" for name in of_losses)]:
         for test in re.findall(r"(?m)^def (test_\w+)", read(path)):
             assert f"`{path}::{test}`" in text
 
