@@ -1,12 +1,13 @@
 # Every target brings what it needs by itself: see tools/with-caffe.
 
-.PHONY: help demo test lint fuzz bench bench-mpi
+.PHONY: help demo test lint fuzz mutants bench bench-mpi
 
 help:
-	@echo "make demo       train a net with WeightedEuclideanLossLayer on real images (4 minutes)"
+	@echo "make demo       train a net with WeightedEuclideanLossLayer on real images (2 minutes)"
 	@echo "make test       lint, then all tests"
 	@echo "make lint       style and types alone: ruff and mypy"
 	@echo "make fuzz       many random cases instead of the few of make test"
+	@echo "make mutants    changes in formulas and weights that the tests must notice (half an hour)"
 	@echo "make bench      time the layers"
 	@echo "make bench-mpi  time data-parallel training"
 
@@ -22,6 +23,9 @@ lint:
 
 fuzz:
 	EVERY_FLOAT=1 FUZZ_CASES=20000 tools/with-caffe python3 -m pytest tests/losses/test_fuzz.py tests/losses/test_engines.py
+
+mutants:
+	tools/with-caffe tools/mutants
 
 bench:
 	tools/with-caffe python3 benchmarks/benchmark.py

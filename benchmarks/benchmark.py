@@ -128,7 +128,7 @@ def run(titles: List[str], rounds: int, threads: List[int]) -> List[Dict[str, An
 
 
 def times_by_size(rounds: int) -> List[Dict[str, Any]]:
-    """The weighted sigmoid cross-entropy from 64 elements to 10^8."""
+    """The weighted sigmoid cross-entropy from 64 elements to 10^8, on all threads."""
     loss = LOSSES["weighted sigmoid cross-entropy"]
     results = []
     for size in tqdm(PLOTTED_SIZES, desc="by size", disable=None):
@@ -141,24 +141,65 @@ def times_by_size(rounds: int) -> List[Dict[str, Any]]:
     return results
 
 
-def plot(by_size: List[Dict[str, Any]], path: str) -> None:
-    """Time against size, log-log."""
+# What the tables call the contestants, and their colors (Okabe and Ito's).
+PLOTTED = {
+    "Caffe": ("Caffe's SigmoidCrossEntropyLoss", "#D55E00"),
+    "PyTorch": ("PyTorch's BCEWithLogitsLoss", "#CC79A7"),
+    "textbook": ("the formula in plain NumPy", "#009E73"),
+    "layer": ("SigmoidCrossEntropyWeightLossLayer", "#0072B2"),
+    "floor": ("floor: reads both, writes the gradient", "#555555"),
+}
+
+
+def plot(by_size: List[Dict[str, Any]], threads: int, path: str) -> None:
+    """The time of an element against the number of elements, log-log."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    figure, axes = pyplot.subplots(figsize=(6, 4))
-    for name in by_size[0]["times"]:
-        points = [(r["size"], r["times"][name]) for r in by_size if name in r["times"]]
-        label = {"layer": "this project's layer", "Caffe": "Caffe's SigmoidCrossEntropyLoss"}
-        axes.loglog(*zip(*points), marker="o", markersize=3, label=label.get(name, name))
-    axes.set(xlabel="elements", ylabel="seconds, forward and backward")
-    axes.set_title("Weighted sigmoid cross-entropy", fontsize=10)
-    axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110)
+    figure, axes = pyplot.subplots(figsize=(8, 4.2))
+    ends = {}
+    for name, (_, color) in PLOTTED.items():
+        points = [
+            (result["size"], result["times"][name] / result["size"] * 1e9)
+            for result in by_size
+            if name in result["times"]
+        ]
+        if points:
+            style = "--" if name == "floor" else "-"
+            axes.loglog(*zip(*points), style, marker="o", markersize=3.5, color=color)
+            ends[name] = points[-1][1]
+    for name, height in apart(ends).items():
+        label, color = PLOTTED[name]
+        axes.annotate(
+            label,
+            (1.02, height),
+            xycoords=axes.get_yaxis_transform(),
+            color=color,
+            fontsize=9,
+            va="center",
+            annotation_clip=False,
+        )
+    axes.set(xlabel="elements of the blob", ylabel="ns an element, forward and backward")
+    axes.set_title(
+        f"Weighted sigmoid cross-entropy, {threads} thread{'s' * (threads > 1)}", fontsize=10
+    )
+    axes.grid(alpha=0.25)
+    for side in ("top", "right"):
+        axes.spines[side].set_visible(False)
+    figure.subplots_adjust(0.08, 0.12, 0.66, 0.92)
+    figure.savefig(path, dpi=120)
+
+
+def apart(heights: Dict[str, float], factor: float = 2) -> Dict[str, float]:
+    """The heights of labels on a logarithmic axis, moved up where they would overlap."""
+    placed: Dict[str, float] = {}
+    lowest = 0.0
+    for name in sorted(heights, key=lambda name: heights[name]):
+        placed[name] = max(heights[name], lowest)
+        lowest = placed[name] * factor
+    return placed
 
 
 def main() -> None:
@@ -174,7 +215,7 @@ def main() -> None:
     if not arguments.only:
         set_threads(cores)
         by_size = times_by_size(arguments.rounds)
-        plot(by_size, arguments.plot)
+        plot(by_size, cores, arguments.plot)
         os.makedirs(os.path.dirname(arguments.json), exist_ok=True)
         with open(arguments.json, "w") as file:
             json.dump({"losses": results, "by_size": by_size}, file, indent=1)

@@ -14,6 +14,7 @@ import numpy as np
 ROOT = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
 sys.path[:0] = [ROOT, os.path.join(ROOT, "tests"), os.path.join(ROOT, "benchmarks")]
 
+from caffe_losses.loops.parts import parts  # noqa: E402
 from caffe_losses.loops.threads import thread_count  # noqa: E402
 from support.layers import LAYERS  # noqa: E402
 from support.nets import loss_net, native_layer, python_layer  # noqa: E402
@@ -74,7 +75,7 @@ def floor(net: caffe.Net) -> Contestant:
         for other in others:
             np.maximum.reduce(cut(other, start, end))
 
-    return on_all_threads(work)
+    return on_threads(work, out.size)
 
 
 def cut(array: Array, start: float, end: float) -> Array:
@@ -85,11 +86,14 @@ def cut(array: Array, start: float, end: float) -> Array:
 POOL = ThreadPoolExecutor(64)
 
 
-def on_all_threads(work: Callable[[float, float], None]) -> Contestant:
-    """Runs the work on equal parts, one for each thread."""
+def on_threads(work: Callable[[float, float], None], count: int) -> Contestant:
+    """Runs the work on equal parts, one for each thread; on one where the layers take one as well.
+
+    To wake another takes longer than to read a small blob.
+    """
 
     def run() -> None:
-        threads = thread_count()
+        threads = min(thread_count(), len(parts(count)))
         others = [POOL.submit(work, i / threads, (i + 1) / threads) for i in range(1, threads)]
         work(0, 1 / threads)
         for other in others:

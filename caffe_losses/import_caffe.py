@@ -10,8 +10,8 @@ else:
 
 if not hasattr(caffe, "Layer"):
     raise ImportError(
-        f"the loss layers need Caffe with its Python layer: {reason}. Debian 11 and Ubuntu 20.04 "
-        f"have it as the package python3-caffe; from a checkout of caffe-losses, "
-        f"`tools/with-caffe COMMAND` runs any command where `import caffe` works; a Caffe of your "
-        f"own is found when its python folder is on PYTHONPATH."
+        f"the loss layers need Caffe with its Python layer: {reason}. Debian 11 has it as the "
+        f"package python3-caffe, Ubuntu 20.04 as python3-caffe-cpu; from a checkout of "
+        f"caffe-losses, `tools/with-caffe COMMAND` runs any command where `import caffe` works; a "
+        f"Caffe of your own is found when its python folder is on PYTHONPATH."
     )

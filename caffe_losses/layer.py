@@ -2,7 +2,6 @@
 
 import functools
 import inspect
-import json
 import math
 import sys
 import traceback
@@ -17,6 +16,7 @@ from caffe_losses.import_caffe import caffe
 from caffe_losses.loops.parts import Part, parts
 from caffe_losses.loops.threads import for_each_part
 from caffe_losses.loss import Evaluation, Loss, Weightless
+from caffe_losses.net_spec import spec_of
 
 Shape = Tuple[int, ...]
 
@@ -245,22 +245,12 @@ class LossLayer(caffe.Layer):
             )
 
     @classmethod
-    def spec(cls, *bottoms: Any, loss_weight: float = 1, **fields: Any) -> Any:
+    def spec(cls, *bottoms: Any, loss_weight: Optional[float] = 1, **keywords: Any) -> Any:
         """This layer in a net spec: `net.loss = Layer.spec(net.a, net.b, parameter=value)`.
 
-        Keywords that are parameters of the loss go to its param_str, the others are fields of
-        Caffe's LayerParameter (name, include, propagate_down, ...). Raises ValueError or TypeError
-        for a wrong parameter, an unknown keyword and a wrong number of bottoms.
+        Keywords that are parameters of the loss go to its param_str, `net_spec.LAYER_FIELDS`
+        (name, include, propagate_down, ...) to the layer. Raises ValueError or TypeError for a
+        wrong parameter, an unknown keyword and a wrong number of bottoms.
         """
         cls.loss.require_bottoms(cls.__name__, len(bottoms))
-        layer_fields = ["ntop", *caffe.proto.caffe_pb2.LayerParameter.DESCRIPTOR.fields_by_name]
-        given = {key: value for key, value in fields.items() if key not in layer_fields}
-        parameters.check(cls.__name__, given, cls.loss.parameters)
-        return caffe.layers.Python(
-            *bottoms,
-            module=cls.__module__,
-            layer=cls.__name__,
-            param_str=json.dumps(given, default=float) if given else "",
-            loss_weight=loss_weight,
-            **{key: value for key, value in fields.items() if key in layer_fields},
-        )
+        return spec_of(cls, bottoms, loss_weight, keywords)

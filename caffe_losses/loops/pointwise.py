@@ -225,24 +225,13 @@ def run_rows(blobs: Blobs, weights: Weights, start: int, stop: int) -> float:
     return result
 
 
-def set_parameter(
-    parameter: np.ndarray, blobs: Blobs, image: int, channel: int, start: int
-) -> None:
-    """Sets the formula's third argument for a run of elements of one channel."""
-    factor = blobs.parameter_factor
-    if blobs.parameter.size + factor.size > 1:
-        fill(parameter, blobs.parameter[min(channel, blobs.parameter.size - 1)])
-    if factor.size:
-        here = slice(start, start + parameter.size)
-        multiply(parameter, factor[image, min(channel, factor.shape[1] - 1), here])
-
-
 def run_positions(blobs: Blobs, weights: Weights, start: int, stop: int) -> float:
     """The sum over all channels of the positions from start to stop, which share their weights."""
     x, t, gradient, opposite = blobs.prediction, blobs.target, blobs.gradient, blobs.opposite
     channels, positions = x.shape[1:]
     parameter, weight = np.empty(ROW, np.float32), np.empty(ROW, np.float32)
     unwanted = np.empty(ROW, np.float32)
+    fill(parameter, blobs.parameter[0])
     result = 0.0
     while start < stop:
         image, position = start // positions, start % positions
@@ -256,7 +245,7 @@ def run_positions(blobs: Blobs, weights: Weights, start: int, stop: int) -> floa
                 weight[:length], weights.mask[image, 0, here], *table_of(weights, image, 0)
             )
         for channel in range(channels):
-            fill(parameter[:length], blobs.parameter[min(channel, blobs.parameter.size - 1)])
+            set_parameter(parameter[:length], blobs, image, channel, position)
             out = gradient[image, channel, here] if gradient.size else unwanted[:length]
             result += run_row(
                 x[image, channel, here],
@@ -270,6 +259,18 @@ def run_positions(blobs: Blobs, weights: Weights, start: int, stop: int) -> floa
                 copy(opposite[image, channel, here], out, -ONE)
         start += length
     return result
+
+
+def set_parameter(
+    parameter: np.ndarray, blobs: Blobs, image: int, channel: int, start: int
+) -> None:
+    """Sets the formula's third argument for a run of elements of one channel."""
+    factor = blobs.parameter_factor
+    if blobs.parameter.size + factor.size > 1:
+        fill(parameter, blobs.parameter[min(channel, blobs.parameter.size - 1)])
+    if factor.size:
+        here = slice(start, start + parameter.size)
+        multiply(parameter, factor[image, min(channel, factor.shape[1] - 1), here])
 
 
 def differ(weights: Weights) -> bool:

@@ -4,6 +4,7 @@ from typing import Dict, List, Tuple
 
 import numpy as np
 
+from examples.precision_recall import f_measure
 from examples.rare_class.data import RARE, Blobs
 
 
@@ -13,11 +14,7 @@ def precision_recall_f1(found: np.ndarray, test: Blobs) -> Dict[str, float]:
     right = weight[found & positive].sum()
     precision = right / weight[found].sum() if found.any() else 0.0
     recall = right / weight[positive].sum()
-    return {
-        "precision": precision,
-        "recall": recall,
-        "F1": 2 * right / (weight[found].sum() + weight[positive].sum()),
-    }
+    return {"precision": precision, "recall": recall, "F1": f_measure(precision, recall)}
 
 
 def precision_recall_curve(

@@ -30,7 +30,8 @@ def save_figure(path: Path, shown: Sequence[int], blobs: Blobs, predictions: Dic
                 spine.set_color("lightgray")
             if axis in axes[0]:
                 axis.set_title(title, fontsize=8)
-    figure.subplots_adjust(0.01, 0.075, 0.99, 1 - 0.4 / figure.get_figheight(), 0.05, 0.05)
+    height = figure.get_figheight()
+    figure.subplots_adjust(0.01, 0.55 / height, 0.99, 1 - 0.4 / height, 0.05, 0.05)
     add_legend(figure)
     figure.savefig(str(path), dpi=140)
     pyplot.close(figure)

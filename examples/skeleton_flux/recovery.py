@@ -6,6 +6,8 @@ import numpy as np
 from scipy import ndimage
 from skimage.morphology import skeletonize
 
+from examples.precision_recall import precision_recall_f
+
 
 def inward_flux(flux: np.ndarray) -> np.ndarray:
     """How much of the flux (images, 2, height, width) points at each pixel, from -1 to 1.
@@ -30,19 +32,8 @@ def recover(flux: np.ndarray, threshold: float) -> np.ndarray:
 
 def measure(recovered: np.ndarray, true: np.ndarray) -> Dict[str, float]:
     """Precision, recall and F-measure of all pixels of skeletons, one pixel off being right."""
-    precision = found(recovered, true)
-    recall = found(true, recovered)
-    return {
-        "precision": precision,
-        "recall": recall,
-        "F-measure": 2 * precision * recall / max(precision + recall, 1e-12),
-    }
-
-
-def found(skeletons: np.ndarray, among: np.ndarray) -> float:
-    """The share of the pixels of skeletons that are also among others, or next to one of them."""
-    near = ndimage.binary_dilation(among, np.ones((1, 3, 3), bool))
-    return float((skeletons & near).sum() / max(skeletons.sum(), 1))
+    measures = precision_recall_f(recovered, true, np.ones((3, 3), bool))
+    return dict(zip(("precision", "recall", "F-measure"), measures))
 
 
 def best_threshold(flux: np.ndarray, true: np.ndarray, thresholds: Sequence[float]) -> float:

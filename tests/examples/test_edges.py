@@ -75,9 +75,9 @@ def test_wide_lines_are_thinned_before_they_count():
     target = np.zeros((40, 40), bool)
     target[5:35:10, 2:38] = True
     wide = ndimage.binary_dilation(target, np.ones((9, 9)))
-    (thin,) = edges_evaluation.precision_recall_f([wide * 0.9], [target], 0.5)[:1]
     narrow = ndimage.binary_dilation(target, np.ones((3, 3)))
-    assert edges_evaluation.precision_recall_f([narrow * 0.9], [target], 0.5)[0] == 1
+    assert edges_evaluation.measure([narrow * 0.9], [target])["precision"] == 1
+    thin = edges_evaluation.measure([wide * 0.9], [target])["precision"]
     assert thin > np.mean(ndimage.binary_dilation(target, np.ones((5, 5)))[wide])
 
 

@@ -29,7 +29,7 @@ class Word:
 
 
 class Number:
-    """A finite number."""
+    """A finite number, from a minimum to a maximum."""
 
     required = False
 
