@@ -8,7 +8,14 @@ from caffe_losses.gradient_check import nets
 from caffe_losses.gradient_check.explanation import ADVICE, Evidence, explain
 from caffe_losses.gradient_check.judgement import Judge, Judgement, Options, groupings_of
 from caffe_losses.gradient_check.layer_function import LayerFunction, Variable, kept
-from caffe_losses.gradient_check.probes import follows_top_diff, probe
+from caffe_losses.gradient_check.probes import (
+    all_gradients,
+    choose_flags,
+    follows_top_diff,
+    habits,
+    other_bottoms,
+    why_no_function,
+)
 from caffe_losses.gradient_check.report import CANNOT_TELL, OK, SKIPPED, WRONG, Report, Row
 
 # A Split is Caffe's own and in no prototxt; the backward of the others aborts the process, or they
@@ -106,7 +113,13 @@ class LayerCheck:
         self.named_labels = labels
         whole = [each.name for each in function.bottoms[1:] if nets.is_whole(each.blob.data)]
         self.labels = {each.name for each in function.bottoms} & {*labels, *whole}
-        self.probes = probe(function, self.labels)
+        other = other_bottoms(function)
+        self.stale_forward, self.random_forward = why_no_function(function, other)
+        self.asked: List[bool] = []  # Caffe's propagate_down
+        if function.is_python:
+            function.run_backward(passed=self.asked)
+        self.refusal = choose_flags(function, self.asked, self.labels) if any(self.asked) else ""
+        self.gradients = all_gradients(function, other)
 
     def row(self, variable: Variable) -> Row:
         name, shape = variable.name, self.function.origin[variable.name].shape
@@ -115,34 +128,33 @@ class LayerCheck:
         if reason:
             return row._replace(verdict=SKIPPED, findings=[reason])
         row = self.label_row(row, variable) if row.is_label else self.judged_row(row, variable)
-        # Of a label, only what touches other things than its gradient.
-        faults = self.function.misdeeds[name] if row.is_label else self.probes.faults[name]
-        faults = [each for each in (self.probes.stale_forward, *sorted(faults)) if each]
+        faults = [self.stale_forward] * bool(self.stale_forward)
+        faults += [] if row.is_label else habits(self.gradients[name])
+        faults += sorted(self.function.misdeeds[name])
         if not faults:
             return row
         findings = faults + [each for each in row.findings if each not in faults]
         return row._replace(verdict=WRONG, findings=findings)
 
     def reason_to_skip(self, variable: Variable) -> str:
-        probes, bottom = self.probes, variable.bottom
-        gradients = probes.gradients[variable.name]
+        bottom, gradients = variable.bottom, self.gradients[variable.name]
         is_native = not self.function.is_python
         is_asked = gradients.third.any() or (gradients.again != gradients.marker).any()
         if is_native and bottom is None:
             return "" if is_asked else "Caffe computes no gradient here (lr_mult: 0)"
-        if not is_native and not any(probes.asked):
+        if not is_native and not any(self.asked):
             return "Caffe does not call this layer's backward"
         if bottom is None:
             return ""
-        if not (is_asked if is_native else probes.asked[bottom]):
+        if not (is_asked if is_native else self.asked[bottom]):
             return "Caffe asks for no gradient here (propagate_down is false)"
         if self.function.flags is not None and not self.function.flags[bottom]:
-            return f"backward refuses to compute a gradient here: {probes.refusal}"
+            return f"backward refuses to compute a gradient here: {self.refusal}"
         return ""
 
     def label_row(self, row: Row, variable: Variable) -> Row:
         """The row of a bottom whose gradient should be zero, or that of a target."""
-        gradient = self.probes.gradients[variable.name].analytic
+        gradient = self.gradients[variable.name].analytic
         if not gradient.any():
             return row
         if variable.name not in self.named_labels and np.isfinite(gradient).all():
@@ -157,9 +169,9 @@ class LayerCheck:
 
     def judged_row(self, row: Row, variable: Variable) -> Row:
         """The row with numbers, and why they differ where they do."""
-        gradient = self.probes.gradients[variable.name].analytic
-        if self.probes.random_forward:
-            return row._replace(verdict=CANNOT_TELL, findings=[self.probes.random_forward])
+        gradient = self.gradients[variable.name].analytic
+        if self.random_forward:
+            return row._replace(verdict=CANNOT_TELL, findings=[self.random_forward])
         if not np.isfinite(gradient).all():
             return row._replace(verdict=WRONG)
         groupings = [] if variable.bottom is None else groupings_of(row.shape, self.masks(variable))
@@ -190,7 +202,7 @@ class LayerCheck:
         return {name: self.function.origin[name] for name in self.labels - {variable.name}}
 
     def evidence(self, judge: Judge, judgement: Judgement, variable: Variable) -> Evidence:
-        gradients = self.probes.gradients[variable.name]
+        gradients = self.gradients[variable.name]
         measurements = judge.evidence(judgement.elements, EVIDENCE)
         wrong = np.array([judge.is_wrong(each) for each in measurements])
         return Evidence(

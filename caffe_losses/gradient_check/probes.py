@@ -3,7 +3,7 @@
 Many faults show here without a numeric derivative.
 """
 
-from typing import Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Dict, List, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
 
@@ -20,41 +20,13 @@ ANOTHER_EACH_TIME = "backward gives another gradient each time for the same bott
 class Gradients(NamedTuple):
     """What backward computes for one blob under different circumstances."""
 
-    marker: float
     is_parameter: bool
-    analytic: np.ndarray  # right after other bottoms
-    previous: np.ndarray  # for those other bottoms
+    marker: float
+    previous: np.ndarray  # for other bottoms
+    analytic: np.ndarray  # right after these
     again: np.ndarray  # once more, with `marker` in the diff before
     third: np.ndarray  # and once more
     doubled: np.ndarray  # with the diffs of the tops doubled
-
-
-class Probes(NamedTuple):
-    """What the layer did, for each variable by its name."""
-
-    gradients: Dict[str, Gradients]
-    faults: Dict[str, List[str]]
-    asked: List[bool]  # Caffe's propagate_down for a Python layer
-    refusal: str  # what backward says when it is asked for all of that, if it does not do it
-    stale_forward: str  # that forward depends on the previous bottoms
-    random_forward: str  # that its values are another each time
-
-
-def probe(function: LayerFunction, labels: Set[str]) -> Probes:
-    """Calls the layer in all these ways; `labels` are bottoms for which training does not ask."""
-    other = other_bottoms(function)
-    stale_forward, random_forward = look_at_forward(function, other)
-    asked: List[bool] = []
-    if function.is_python:
-        function.run_backward(passed=asked)
-    refusal = choose_flags(function, asked, labels) if any(asked) else ""
-    gradients = all_gradients(function, other)
-    faults = {name: habits(each) for name, each in gradients.items()}
-    if function.flags is not None:
-        look_at_flags(function, function.flags, labels, gradients, faults)
-    for name, misdeeds in function.misdeeds.items():
-        faults[name] += sorted(misdeeds)
-    return Probes(gradients, faults, asked, refusal, stale_forward, random_forward)
 
 
 def other_bottoms(function: LayerFunction) -> Arrays:
@@ -74,8 +46,8 @@ def other_bottoms(function: LayerFunction) -> Arrays:
     return other
 
 
-def look_at_forward(function: LayerFunction, other: Arrays) -> Tuple[str, str]:
-    """Why forward is no function of its bottoms: because of the previous ones, or of chance."""
+def why_no_function(function: LayerFunction, other: Arrays) -> Tuple[str, str]:
+    """Why forward depends on more than its bottoms: the previous ones, or chance."""
     function.outputs(other)
     outputs = [function.outputs(function.origin) for repetition in range(3)]
     if not np.isfinite(outputs).all():
@@ -93,111 +65,83 @@ def look_at_forward(function: LayerFunction, other: Arrays) -> Tuple[str, str]:
 
 
 def choose_flags(function: LayerFunction, asked: List[bool], labels: Set[str]) -> str:
-    """Sets the flags that backward takes: all that Caffe asks for, or those of a training net.
+    """Has backward asked for all that Caffe asks for or, if it raises an error, for less.
 
-    Returns what backward says to the former, if it raises.
+    What training nets ask for is less by the labels, or the first bottom alone; the gradients must
+    be the same. Returns the error.
     """
-    errors: List[Exception] = []
-    for flags in [asked, *training_flags(function, asked, labels)]:
-        function.flags = flags
-        try:
-            function.gradient(function.origin)
-        except Exception as error:
-            errors.append(error)
-        else:
-            return f"{type(errors[0]).__name__}: {errors[0]}" if errors else ""
-    raise errors[0]
-
-
-def training_flags(
-    function: LayerFunction, asked: Sequence[bool], labels: Set[str]
-) -> List[List[bool]]:
-    """Without the labels, and for the first bottom alone, where that is less than is asked for."""
-    names = [bottom.name for bottom in function.bottoms]
-    without_labels = [flag and name not in labels for flag, name in zip(asked, names)]
+    without_labels = [
+        flag and each.name not in labels for flag, each in zip(asked, function.bottoms)
+    ]
     first_alone = [flag and index == 0 for index, flag in enumerate(asked)]
-    flags = [without_labels] + [first_alone] * (first_alone != without_labels)
-    return [each for each in flags if any(each) and each != list(asked)]
-
-
-def look_at_flags(
-    function: LayerFunction,
-    asked: Sequence[bool],
-    labels: Set[str],
-    gradients: Dict[str, Gradients],
-    faults: Dict[str, List[str]],
-) -> None:
-    """Compares the gradients with those for the propagate_down of training nets."""
-    for flags in training_flags(function, asked, labels):
-        function.flags = flags
-        found = function.gradient(function.origin)
-        for bottom, flag in zip(function.bottoms, flags):
-            expected = gradients[bottom.name].third
-            tolerance = SAME_GRADIENT * np.abs(expected).max()
-            if flag and not close(found[bottom.name], expected, tolerance):
-                faults[bottom.name].append(
+    found, errors = [], []
+    for flags in asked, without_labels, first_alone:
+        if any(flags):
+            function.flags = flags
+            try:
+                found.append((flags, function.gradient(function.origin)))
+            except Exception as error:
+                errors.append(error)
+    if not found:
+        raise errors[0]
+    function.flags, expected = found[0]
+    for flags, gradient in found[1:]:
+        for flag, (name, _, _) in zip(flags, function.bottoms):
+            tolerance = SAME_GRADIENT * np.abs(expected[name]).max()
+            if flag and not close(gradient[name], expected[name], tolerance):
+                function.misdeeds[name].add(
                     f"backward mixes up propagate_down: for {flags} it gives this bottom another "
-                    f"gradient than for {list(asked)}"
+                    f"gradient than for {function.flags}"
                 )
-    function.flags = asked
+    return f"{type(errors[0]).__name__}: {errors[0]}" if errors else ""
 
 
 def all_gradients(function: LayerFunction, other: Arrays) -> Dict[str, Gradients]:
-    # Twice: a gradient that lags one step behind is then that of these bottoms.
     function.gradient(other)
-    previous = function.gradient(other)
-    analytic = function.gradient(function.origin)
-    markers = {name: marker_for(gradient) for name, gradient in analytic.items()}
-    again = function.gradient(function.origin, fill=markers)
-    third = function.gradient(function.origin)
-    doubled = function.gradient(function.origin, 2 * function.cotangent)
-    found = analytic, previous, again, third, doubled
+    # A gradient that lags one step behind is that of the other bottoms both times.
+    found = [function.gradient(other), function.gradient(function.origin)]
+    markers: Arrays = {}
+    for name, gradient in found[1].items():
+        # As large as the gradient, so that float32 holds the sum of both.
+        largest = np.float32(2 * np.abs(gradient).max())
+        markers[name] = largest if 0 < largest < np.inf else np.float32(1)
+    found += [function.gradient(function.origin, fill=markers), function.gradient(function.origin)]
+    found += [function.gradient(function.origin, 2 * function.cotangent)]
     return {
-        each.name: Gradients(
-            markers[each.name], each.bottom is None, *(gradient[each.name] for gradient in found)
-        )
-        for each in function.variables
+        name: Gradients(bottom is None, float(markers[name]), *(each[name] for each in found))
+        for name, _, bottom in function.variables
     }
-
-
-def marker_for(gradient: np.ndarray) -> float:
-    """As large as the gradient, so that float32 holds the sum of both."""
-    largest = np.abs(gradient).max()
-    return float(np.float32(2 * largest)) if 0 < largest < np.inf else 1.0
 
 
 def habits(gradients: Gradients) -> List[str]:
     """Faults of backward that show without a numeric derivative."""
-    if not np.isfinite(gradients.analytic).all():
-        return [not_finite(gradients.analytic)]
-    finding = leaves_in_diff(gradients) or repeats(gradients) or follows_top_diff(gradients)
+    bad = np.argwhere(~np.isfinite(gradients.analytic))
+    if bad.size:
+        first = ", ".join(map(str, bad[0]))
+        value, count = gradients.analytic[tuple(bad[0])], gradients.analytic.size
+        return [f"{len(bad)} of {count} elements are not finite, the first ({value}) at ({first})"]
+    use_of_diff = adds_to_parameter if gradients.is_parameter else writes_bottom
+    finding = use_of_diff(gradients) or repeats(gradients) or follows_top_diff(gradients)
     return [finding] if finding else []
 
 
-def not_finite(gradient: np.ndarray) -> str:
-    bad = ~np.isfinite(gradient)
-    first = ", ".join(str(int(i)) for i in np.argwhere(bad)[0])
-    value = gradient[tuple(np.argwhere(bad)[0])]
-    return f"{bad.sum()} of {bad.size} elements are not finite, the first ({value}) at ({first})"
-
-
-def leaves_in_diff(gradients: Gradients) -> Optional[str]:
-    """Whether backward writes a bottom's diff, and adds to a parameter's."""
-    first, again, marker = gradients.third, gradients.again, gradients.marker
-    tolerance = SAME_GRADIENT * max(np.abs(first).max(), marker)
-    if gradients.is_parameter:
-        if not first.any() or close(again, first + marker, tolerance):
-            return None
-        if close(again, first, tolerance):
-            return (
-                "backward overwrites the parameter's diff; Caffe accumulates there, over iter_size "
-                "and over layers that share the parameter"
-            )
+def adds_to_parameter(gradients: Gradients) -> Optional[str]:
+    first, again = gradients.third, gradients.again
+    if not first.any() or not close(again, first, SAME_GRADIENT * np.abs(first).max()):
         return None
+    return (
+        "backward overwrites the parameter's diff; Caffe accumulates there, over iter_size and "
+        "over layers that share the parameter"
+    )
+
+
+def writes_bottom(gradients: Gradients) -> Optional[str]:
+    first, again, marker = gradients.third, gradients.again, gradients.marker
+    tolerance = SAME_GRADIENT * np.abs(first).max()
     untouched = (again == marker) & (first == 0)
     if untouched.all():
         return "backward never writes this diff: it holds what it held before"
-    if first.any() and close(again, first + marker, tolerance / 10):
+    if first.any() and close(again, first + marker, tolerance):
         return "accumulates: backward adds to what the diff held before"
     if untouched.any() and close(again, np.where(untouched, marker, first), tolerance):
         return (
@@ -214,21 +158,20 @@ def repeats(gradients: Gradients) -> Optional[str]:
     tolerance = SAME_GRADIENT * np.abs([first, second, third]).max()
     if close(first, third, tolerance):
         return None if close(first, second, tolerance) else ANOTHER_EACH_TIME
-    if close(second, third, tolerance):
-        if close(first, gradients.previous, tolerance):
-            return "stale: it is the gradient of the previous bottoms"
-        factor = proportion(first, third)
-        found = "another gradient" if factor is None else f"a gradient {factor:.4g} times as large"
+    if not close(second, third, tolerance):
+        growth = proportion(second, first)
+        if growth is None:
+            return ANOTHER_EACH_TIME
         return (
-            f"stale: right after other bottoms and labels backward gives {found}; a normaliser, "
-            f"mask or the like is that of the previous bottoms"
+            f"accumulates from call to call: the second backward gives {growth:.4g} times the first"
         )
-    growth = proportion(second, first)
-    if growth is None:
-        return ANOTHER_EACH_TIME
+    if close(first, gradients.previous, tolerance):
+        return "stale: it is the gradient of the previous bottoms"
+    factor = proportion(first, third)
+    found = "another gradient" if factor is None else f"a gradient {factor:.4g} times as large"
     return (
-        f"accumulates from call to call: the second backward for the same bottoms gives "
-        f"{growth:.4g} times the first"
+        f"stale: right after other bottoms and labels backward gives {found}; a normaliser, mask "
+        f"or the like is that of the previous bottoms"
     )
 
 
