@@ -79,8 +79,15 @@ class Judge:
         self.analytic = analytic.ravel()
         self.largest = float(np.abs(analytic).max())
         self.groupings = groupings
-        self.largest_in_groups = [largest_in_groups(self.analytic, each) for each in groupings]
-        affordable = EFFORT / work_of(function)
+        self.largest_in_groups = [np.zeros(len(each.values)) for each in groupings]
+        for largest, grouping in zip(self.largest_in_groups, groupings):
+            np.maximum.at(largest, grouping.groups, np.abs(self.analytic))
+        # About how many values a forward goes through; a multiplication is worth a tenth of one.
+        work = sum(each.blob.count for each in function.variables) + function.cotangent.size
+        if function.parameters and not function.is_python:
+            weights = function.parameters[0].blob
+            work += function.cotangent.size * weights.count / weights.shape[0] / 10
+        affordable = EFFORT / work
         self.samples = options.samples or int(np.clip(affordable, LEAST_SAMPLES, MOST_SAMPLES))
         self.group_count = int(np.clip(affordable / 4, LEAST_GROUPS, MOST_GROUPS))
         data = function.origin[variable.name].ravel()
@@ -94,37 +101,32 @@ class Judge:
 
     def scale(self, measurement: Measurement, largest: float) -> float:
         """What an error is relative to: Caffe's max(|analytic|, |numeric|, 1), except that a blob
-        or group whose gradient is nowhere as large as 1 is measured by its largest element."""
+        or group whose gradient is nowhere as large as 1 is measured by its largest element, if
+        there is a gradient at all."""
         floor = min(1.0, largest) if measurement.elements.size == 1 else measurement.size
+        floor = floor if self.largest else np.sqrt(measurement.elements.size)
         return max(abs(measurement.analytic), abs(measurement.numeric), floor)
 
     def relative_error(self, measurement: Measurement) -> float:
-        scale = self.scale(measurement, self.largest)
-        return measurement.difference / scale if scale else 0.0
+        return measurement.difference / (self.scale(measurement, self.largest) or 1)
 
-    def rounding(self, measurement: Measurement) -> float:
-        if measurement.elements.size == 1:
-            return ROUNDING_OF_ONE * self.largest
-        return ROUNDING * self.largest * float(self.measurer.unit[measurement.elements].sum())
+    def tolerance(self, measurement: Measurement, share: float, largest: float) -> float:
+        elements = measurement.elements
+        rounding = ROUNDING * float(self.measurer.unit[elements].sum())
+        rounding = ROUNDING_OF_ONE if elements.size == 1 else rounding
+        return share * self.scale(measurement, largest) + rounding * self.largest
 
-    def tolerance(self, measurement: Measurement) -> float:
-        scale = self.scale(measurement, self.largest)
-        return self.options.threshold * scale + self.rounding(measurement)
+    def is_wrong(self, measurement: Measurement) -> bool:
+        tolerance = self.tolerance(measurement, self.options.threshold, self.largest)
+        return self.is_beyond(measurement, tolerance) or self.is_wrong_by_group(measurement)
 
-    def tolerance_by_group(self, measurement: Measurement) -> float:
-        """What is allowed in the weakest channel, class or image that has all the elements."""
+    def is_wrong_by_group(self, measurement: Measurement) -> bool:
+        """By the scale of the weakest channel, class or image that has all the elements."""
         pairs = zip(self.largest_in_groups, self.groupings)
         largest = [each[grouping.groups[measurement.elements]].max() for each, grouping in pairs]
         share = max(WRONG_BY_GROUP, self.options.threshold)
-        scale = self.scale(measurement, min(largest, default=self.largest))
-        return share * scale + self.rounding(measurement)
-
-    def is_wrong(self, measurement: Measurement) -> bool:
-        is_beyond = self.is_beyond(measurement, self.tolerance(measurement))
-        return is_beyond or self.is_wrong_by_group(measurement)
-
-    def is_wrong_by_group(self, measurement: Measurement) -> bool:
-        return self.is_beyond(measurement, self.tolerance_by_group(measurement))
+        tolerance = self.tolerance(measurement, share, min(largest, default=self.largest))
+        return self.is_beyond(measurement, tolerance)
 
     def is_beyond(self, measurement: Measurement, tolerance: float) -> bool:
         # Next to a kink, the bound on the error is not one to accuse by.
@@ -133,7 +135,8 @@ class Judge:
 
     def is_clear(self, measurement: Measurement) -> bool:
         """Whether an error as large as the tolerance would have been seen here."""
-        return measurement.error <= self.tolerance(measurement)
+        tolerance = self.tolerance(measurement, self.options.threshold, self.largest)
+        return measurement.error <= tolerance
 
     def is_kinked(self, measurement: Measurement) -> bool:
         """Whether it is a kink, not noise, that hides errors here."""
@@ -145,15 +148,6 @@ class Judge:
         count = len(measurements)
         away_from_kinks = count - sum(map(self.is_kinked, measurements))
         return clear >= max(1, ENOUGH * away_from_kinks, ENOUGH_AWAY_FROM_KINKS * count)
-
-    def is_zero(self, measurements: List[Measurement]) -> bool:
-        """Whether nothing but rounding is there on either side, far below the threshold."""
-        return all(
-            abs(each.analytic) <= each.noise / 10
-            and abs(each.numeric) <= each.error
-            and each.error <= self.options.threshold * np.sqrt(each.elements.size)
-            for each in measurements
-        )
 
     # From single elements to the whole blob, until there is a verdict.
 
@@ -184,8 +178,8 @@ class Judge:
                 return Judgement(CANNOT_TELL, suspects, elements, directions, KINKS)
             if self.is_enough(measured):
                 return Judgement(OK, decisive or measured, elements, directions)
-        if decisive or self.is_zero(elements + directions):
-            return Judgement(OK, decisive or elements, elements, directions)
+        if decisive:
+            return Judgement(OK, decisive, elements, directions)
         unclear = [each for each in elements + directions if not self.is_clear(each)]
         hindrance = KINKS if sum(map(self.is_kinked, unclear)) > len(unclear) / 2 else NOISE
         return Judgement(CANNOT_TELL, unclear, elements, directions, hindrance)
@@ -271,21 +265,6 @@ class Judge:
         more = sorted(set(self.sample(most).tolist()) - set(singles))
         singles.update(zip(more, self.measure_elements(more)))
         return [singles[element] for element in sorted(singles)]
-
-
-def work_of(function: LayerFunction) -> float:
-    """About how many values a forward goes through; a multiplication is worth a tenth of one."""
-    values = sum(each.blob.count for each in function.variables) + function.cotangent.size
-    if function.parameters and not function.is_python:
-        weights = function.parameters[0].blob
-        values += 0.1 * function.cotangent.size * weights.count / weights.shape[0]
-    return float(values)
-
-
-def largest_in_groups(gradient: np.ndarray, grouping: Grouping) -> np.ndarray:
-    largest = np.zeros(len(grouping.values))
-    np.maximum.at(largest, grouping.groups, np.abs(gradient))
-    return largest
 
 
 def groupings_of(shape: Tuple[int, ...], masks: Dict[str, np.ndarray]) -> List[Grouping]:
