@@ -806,11 +806,7 @@ def test_command_passes_its_options_on(capfd):
             "'poisson' is no distribution",
         ),
         (["--module", "m", "--layer", "L", "--bottom", "none.npy"], "none.npy: .*No such file"),
-        (["net.prototxt", "--step", "0"], "--step: 0: it must be positive"),
-        (["net.prototxt", "--samples", "0"], "--samples: 0: it must be positive"),
-        (["net.prototxt", "--threshold", "inf"], "--threshold: inf: it must be positive"),
-        (["net.prototxt", "--seed", "-1"], "--seed: -1: it must be from 0 to 4294967295"),
-        (["net.prototxt", "--seed", "x"], "--seed: x: invalid literal"),
+        (["net.prototxt", "--seed", "x"], "--seed: invalid int value: 'x'"),
         (["net.prototxt", "--input", "x"], "'' is no distribution"),
     ],
 )
@@ -848,6 +844,19 @@ def test_command_says_what_is_wrong_with_a_net(tmp_path, prototxt, problem):
     assert "label holds 5, and the classes are 0 to 3; draw it as labels:4" in problem(
         prototxt, "--input", "label=labels:7"
     )
+
+
+@pytest.mark.parametrize(
+    "option, value, message",
+    [
+        ("--step", "0", "step must be positive; it is 0.0"),
+        ("--samples", "0", "samples must be positive; it is 0"),
+        ("--threshold", "inf", "threshold must be positive; it is inf"),
+        ("--seed", "-1", "seed must be from 0 to 4294967295; it is -1"),
+    ],
+)
+def test_command_says_what_is_wrong_with_an_option(option, value, message, prototxt, problem):
+    assert message in problem(prototxt, option, value)
 
 
 def test_command_says_what_is_wrong_with_a_layer(tmp_path, monkeypatch, problem):

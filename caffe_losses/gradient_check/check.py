@@ -48,7 +48,7 @@ def check_gradients(
     Caffe's random generator is seeded. Raises ValueError where there is nothing to check.
     """
     settings = Options(**options)
-    require_sensible(settings)
+    settings.require_sensible()
     empty = [name for name, blob in net.blobs.items() if not blob.count]
     if empty:
         raise ValueError(f"no elements and so no gradient in {', '.join(empty)}")
@@ -93,15 +93,6 @@ def assert_gradients(net: Any, *arguments: Any, **options: Any) -> Report:
     if not report.passed:
         raise AssertionError(f"not all gradients are right\n{report}")
     return report
-
-
-def require_sensible(options: Options) -> None:
-    for name in "samples", "step", "threshold":
-        value = getattr(options, name)
-        if value is not None and not value > 0:
-            raise ValueError(f"{name} must be positive; it is {value}")
-    if not 0 <= options.seed <= nets.LARGEST_SEED:
-        raise ValueError(f"seed must be from 0 to {nets.LARGEST_SEED}; it is {options.seed}")
 
 
 class LayerCheck:

@@ -40,46 +40,17 @@ Given = Union[str, np.ndarray]
 
 def bottom(text: str) -> Tuple[Sequence[int], Given]:
     """The shape and draw or array of [SHAPE:]DRAW, SHAPE or FILE."""
-    if is_file(text):
-        array = nets.load(text)
-        return array.shape, array
-    shape, _, distribution = text.partition(":")
-    if not text[:1].isdigit():
-        shape, distribution = "", text
-    nets.require_distribution(distribution or "normal")
-    sizes = [int(size) for size in shape.split(",")] if shape else DEFAULT_SHAPE
-    return sizes, distribution or "normal"
+    shape, _, draw = text.partition(":") if text[:1].isdigit() else ("", "", text)
+    given = nets.draw_or_array(draw or "normal")
+    if isinstance(given, np.ndarray):
+        return given.shape, given
+    return [int(size) for size in shape.split(",")] if shape else DEFAULT_SHAPE, given
 
 
 def named_input(text: str) -> Tuple[str, Given]:
     """The name and draw or array of NAME=DRAW or NAME=FILE."""
     name, _, given = text.partition("=")
-    if is_file(given):
-        return name, nets.load(given)
-    nets.require_distribution(given)
-    return name, given
-
-
-def is_file(text: str) -> bool:
-    return text.partition(":")[0].endswith((".npy", ".npz"))
-
-
-def positive(text: str) -> float:
-    number = float(text)
-    if not 0 < number < np.inf:
-        raise ValueError("it must be positive")
-    return number
-
-
-def whole_positive(text: str) -> int:
-    return int(positive(str(int(text))))
-
-
-def seed(text: str) -> int:
-    number = int(text)
-    if not 0 <= number <= nets.LARGEST_SEED:
-        raise ValueError(f"it must be from 0 to {nets.LARGEST_SEED}")
-    return number
+    return name, nets.draw_or_array(given)
 
 
 def readable(convert: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -94,66 +65,48 @@ def readable(convert: Callable[[str], Any]) -> Callable[[str], Any]:
     return converted
 
 
-def parser() -> argparse.ArgumentParser:
+def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     command = argparse.ArgumentParser(
         prog="python3 -m caffe_losses.gradient_check",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-
-    def adder(title: str) -> Callable[..., None]:
-        group = command.add_argument_group(title)
-
-        def add(name: str, text: str, convert: Any = None, **settings: Any) -> None:
-            if convert:
-                settings["type"] = readable(convert)
-            group.add_argument(name, help=text, **settings)
-
-        return add
-
     many: Dict[str, Any] = {"action": "append", "default": []}
-    draws = f"{nets.DRAWS}, FILE.npy or FILE.npz:KEY"
-
-    add = adder("a net")
-    add("net", "its file", nargs="?", metavar="NET.prototxt")
-    add("--input", f"what it holds: {draws} (normal)", named_input, metavar="NAME=DRAW", **many)
-    add("--weights", "trained ones, instead of new ones", metavar="FILE.caffemodel")
-    add("--force-backward", "check the gradients of the inputs, too", action="store_true")
-
-    add = adder("or one Python layer")
-    add("--module", "its Python module")
-    add("--layer", "its class")
+    draws = f"{nets.DRAWS}, FILE.npy or FILE.npz:KEY (default: normal)"
     size = ",".join(map(str, DEFAULT_SHAPE))
-    add(
-        "--bottom",
-        f"a bottom, such as 2,1,8,8:binary: its shape ({size}) and what it holds: {draws} (normal);"
-        f" they are called bottom0, bottom1, ... (without any: two)",
-        bottom,
-        metavar="[SHAPE:]DRAW",
-        **many,
-    )
-    add("--param-str", "its param_str")
-    add("--loss-weight", "its loss_weight (1)", float)
-
     default = Options()
-    add = adder("the check")
-    add("--phase", "default: TRAIN", choices=["TRAIN", "TEST"], default="TRAIN")
-    add("--only", "this blob or layer only", metavar="NAME", **many)
-    add("--only-python", "the Python layers only", action="store_true")
-    add("--label", "a blob that takes no gradient: it must be zero", metavar="BLOB", **many)
-    add("--samples", "elements to check one by one (by size)", whole_positive, metavar="N")
-    add("--step", f"to start from ({default.step})", positive, default=default.step)
-    threshold = default.threshold
-    add("--threshold", f"relative error allowed ({threshold})", positive, default=threshold)
-    add("--kink", "leave out elements of bottoms within a step of X or -X", float, metavar="X")
-    add("--seed", f"of all draws ({default.seed})", seed, default=default.seed)
-    add("--json", "print JSON instead of the table", action="store_true")
-    return command
 
+    add = command.add_argument_group("a net").add_argument
+    add("net", nargs="?", metavar="NET.prototxt")
+    text = f"what an input holds: {draws}"
+    add("--input", type=readable(named_input), metavar="NAME=DRAW", help=text, **many)
+    add("--weights", metavar="FILE.caffemodel", help="of a trained net")
+    add("--force-backward", action="store_true", help="check the gradients of the inputs, too")
 
-def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    command = parser()
+    add = command.add_argument_group("or one Python layer").add_argument
+    add("--module", help="its Python module")
+    add("--layer", help="its class")
+    text = f"shape (default: {size}) and what it holds: {draws}; called bottom0, bottom1, ..."
+    add("--bottom", type=readable(bottom), metavar="[SHAPE:]DRAW", help=text, **many)
+    add("--param-str", help="its param_str")
+    add("--loss-weight", type=float, help="its loss_weight (default: 1)")
+
+    add = command.add_argument_group("the check").add_argument
+    add("--phase", choices=["TRAIN", "TEST"], default="TRAIN", help="default: TRAIN")
+    add("--only", metavar="NAME", help="this blob or layer only", **many)
+    add("--only-python", action="store_true", help="the Python layers only")
+    add("--label", metavar="BLOB", help="a blob whose gradient must be zero, if any", **many)
+    add("--samples", type=int, metavar="N", help="elements to check one by one (by their number)")
+    text = "to start from; noise raises it, curvature and kinks lower it (default: %(default)s)"
+    add("--step", type=float, default=default.step, help=text)
+    text = "the relative error that is allowed (default: %(default)s)"
+    add("--threshold", type=float, default=default.threshold, help=text)
+    text = "leave out elements of bottoms that are within a step of X or -X"
+    add("--kink", type=float, metavar="X", help=text)
+    add("--seed", type=int, default=default.seed, help="of all draws (default: %(default)s)")
+    add("--json", action="store_true", help="print JSON instead of the table")
+
     arguments = command.parse_args(argv)
     if not arguments.net and not (arguments.module and arguments.layer):
         command.error("give NET.prototxt; or --module and --layer, and a --bottom for each bottom")
@@ -181,60 +134,38 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> Tuple[Optional[Report], str]:
-    """The report; or None, and what went wrong."""
+    """The report; or None, and what went wrong in one line."""
     os.environ.setdefault("GLOG_minloglevel", "2")  # Caffe reads it when it is imported
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what layers print is not the report
-    np.random.seed(arguments.seed)  # for layers that draw parameters in setup
     try:
         return check(arguments), ""
     except (Exception, SystemExit) as error:
-        return None, in_one_line(error)
-
-
-def in_one_line(error: BaseException) -> str:
-    """The checker's own errors say it all; of others, also where they come from."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    own_folder = os.path.dirname(os.path.abspath(__file__))
-    text = " ".join(str(error).split())
-    if isinstance(error, ValueError) and os.path.dirname(frame.filename) == own_folder:
-        return text
-    kind = type(error).__name__
-    return f"{kind}: {text} (in {frame.name}, {os.path.basename(frame.filename)}:{frame.lineno})"
+        text = " ".join(str(error).split())
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        folder, file_name = os.path.split(frame.filename)
+        if isinstance(error, ValueError) and folder == os.path.dirname(os.path.abspath(__file__)):
+            return None, text
+        where = f"(in {frame.name}, {file_name}:{frame.lineno})"
+        return None, f"{type(error).__name__}: {text} {where}"
 
 
 def check(arguments: argparse.Namespace) -> Report:
-    inputs: Dict[str, Given]
+    names = [name for name in Options._fields if name != "progress"]
+    options = Options(**{name: getattr(arguments, name) for name in names}, progress=progress_bar)
+    options.require_sensible()
+    np.random.seed(options.seed)  # for layers that draw parameters in setup
+    given = arguments.phase, options.seed
     if arguments.net:
-        net = nets.load_net(
-            arguments.net,
-            arguments.phase,
-            arguments.force_backward,
-            arguments.weights,
-            arguments.seed,
-        )
+        net = nets.load_net(arguments.net, *given, arguments.force_backward, arguments.weights)
         inputs = {**dict.fromkeys(net.inputs, "normal"), **dict(arguments.input)}
     else:
-        bottoms = arguments.bottom or [bottom("normal")] * 2
-        net = nets.python_layer_net(
-            arguments.module,
-            arguments.layer,
-            [shape for shape, _ in bottoms],
-            arguments.param_str or "",
-            1 if arguments.loss_weight is None else arguments.loss_weight,
-            arguments.phase,
-            arguments.seed,
-        )
-        inputs = {name: given for name, (_, given) in zip(net.inputs, bottoms)}
-    options = {name: getattr(arguments, name) for name in Options._fields if name != "progress"}
-    return check_gradients(
-        net,
-        inputs,
-        labels=arguments.label,
-        only=arguments.only,
-        only_python=arguments.only_python,
-        progress=progress_bar,
-        **options,
-    )
+        shapes, draws = zip(*(arguments.bottom or [bottom("normal")] * 2))
+        weight = 1 if arguments.loss_weight is None else arguments.loss_weight
+        layer = arguments.module, arguments.layer, shapes, arguments.param_str or "", weight
+        net = nets.python_layer_net(*layer, *given)
+        inputs = dict(zip(net.inputs, draws))
+    chosen = arguments.label, arguments.only, arguments.only_python
+    return check_gradients(net, inputs, *chosen, **options._asdict())
 
 
 def progress_bar(measurements: Iterable[Any], name: str) -> Iterable[Any]:

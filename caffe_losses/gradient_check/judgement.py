@@ -29,6 +29,8 @@ WEAK, WRONG_BY_GROUP = 1e-2, 1e-2
 MOST_VALUES = 32  # of a label or mask that makes groups
 NARROWED = 4  # times as few elements must be wrong by themselves for a wrong direction to count
 
+LARGEST_SEED = 2**32 - 1  # that NumPy and Caffe take
+
 KINKS, NOISE, EXCLUDED = "kinks", "noise", "excluded"  # why there is no verdict
 
 
@@ -41,6 +43,14 @@ class Options(NamedTuple):
     kink: Optional[float] = None
     seed: int = 1701
     progress: Progress = lambda measurements, name: measurements
+
+    def require_sensible(self) -> None:
+        for name in "samples", "step", "threshold":
+            value = getattr(self, name)
+            if value is not None and not 0 < value < np.inf:
+                raise ValueError(f"{name} must be positive; it is {value}")
+        if not 0 <= self.seed <= LARGEST_SEED:
+            raise ValueError(f"seed must be from 0 to {LARGEST_SEED}; it is {self.seed}")
 
 
 class Grouping(NamedTuple):

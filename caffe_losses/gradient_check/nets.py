@@ -1,6 +1,7 @@
 """Nets to check, from a prototxt or around one Python layer, and what their inputs hold."""
 
 import contextlib
+import functools
 import importlib
 import os
 import re
@@ -13,7 +14,6 @@ from caffe_losses.gradient_check.layer_function import name_in_prototxt
 
 DRAWS = "normal, uniform, binary, labels:K"
 SEED = 1701  # as in Caffe's GradientChecker
-LARGEST_SEED = 2**32 - 1  # that NumPy and Caffe take
 
 # The bottom that a layer takes for numbers of classes, to index with them what is in memory; and
 # the fields of its LayerParameter with the number to ignore and with the axis of the classes.
@@ -30,9 +30,9 @@ CLASS_LOSSES = {
 def load_net(
     path: str,
     phase: str = "TRAIN",
+    seed: int = SEED,
     force_backward: bool = False,
     weights: Optional[str] = None,
-    seed: int = SEED,
 ) -> Any:
     """The net of a prototxt, with trained weights or those that its fillers draw.
 
@@ -174,43 +174,35 @@ def is_whole(array: np.ndarray) -> bool:
     return bool((array == np.rint(array)).all())
 
 
-def require_distribution(text: str) -> None:
-    if not re.fullmatch("normal|uniform|binary|labels:[1-9][0-9]*", text):
-        raise ValueError(f"{text!r} is no distribution; expected one of {DRAWS}")
-
-
-def draw(distribution: str, shape: Sequence[int], random: np.random.RandomState) -> np.ndarray:
-    """Random numbers: standard normal, uniform in [0, 1), 0 or 1, or a class out of K."""
-    require_distribution(distribution)
-    if distribution == "normal":
-        return random.normal(size=shape)
-    if distribution == "uniform":
-        return random.uniform(size=shape)
-    classes = 2 if distribution == "binary" else int(distribution.partition(":")[2])
-    return random.randint(classes, size=shape)
-
-
-def load(path: str) -> np.ndarray:
-    """The array of FILE.npy or of FILE.npz:KEY."""
-    path, _, key = path.partition(":")
+def draw_or_array(text: str) -> Union[str, np.ndarray]:
+    """A distribution by its name, or the array of FILE.npy or FILE.npz:KEY."""
+    path, _, key = text.partition(":")
+    if not path.endswith((".npy", ".npz")):
+        if not re.fullmatch("normal|uniform|binary|labels:[1-9][0-9]*", text):
+            raise ValueError(f"{text!r} is no distribution; expected one of {DRAWS}")
+        return text
     loaded = np.load(path, allow_pickle=False)
     if isinstance(loaded, np.ndarray):
         return loaded
     if key not in loaded:
-        raise ValueError(
-            f"{path} has no array {key!r}; write {path}:KEY, with one of {loaded.files}"
-        )
+        keys = ", ".join(loaded.files)
+        raise ValueError(f"{path} has no array {key!r}; write {path}:KEY, with one of {keys}")
     return loaded[key]
 
 
 def fill_inputs(net: Any, inputs: Mapping[str, Union[str, np.ndarray]], seed: int) -> None:
-    """Writes the inputs, drawn or given, to the net's input blobs of these names."""
+    """Writes arrays or random numbers to the net's input blobs of these names."""
     random = np.random.RandomState(seed)
     for name, given in inputs.items():
         if name not in net.inputs:
             raise ValueError(f"the net has no input {name}; its inputs are {', '.join(net.inputs)}")
         shape = tuple(net.blobs[name].shape)
-        array = draw(given, shape, random) if isinstance(given, str) else np.asarray(given)
+        array = draw_or_array(given) if isinstance(given, str) else np.asarray(given)
+        if isinstance(array, str):
+            draws = {"normal": random.normal, "uniform": random.uniform}
+            classes = int(array.partition(":")[2] or 2)
+            draw = draws.get(array, functools.partial(random.randint, classes))
+            array = draw(size=shape)
         if array.shape != shape:
             raise ValueError(f"input {name} has shape {array.shape}; the net expects {shape}")
         net.blobs[name].data[...] = array
