@@ -142,6 +142,19 @@ def test_kink_leaves_out_no_parameters():
     assert rows(report)["ip[1]"].checked == 8
 
 
+def test_an_element_whose_outputs_all_cross_a_kink_is_not_left_out():
+    """Else nothing would be compared with nothing."""
+    report = check_gradients(relu_at([1e-9, 1e-9, 1e-9]))
+    assert report.exit_status == 2
+    assert "too many kinks" in str(report)
+
+
+@pytest.mark.parametrize("layer", ["Tanh", "FaultyTanh"])
+def test_with_a_step_that_is_far_too_large_nothing_can_be_told(layer):
+    checked = python_layer_net("faulty_layers", layer, [SHAPE])
+    assert check_gradients(checked, {"bottom0": "normal"}, step=100).exit_status == 2
+
+
 def test_what_is_left_out_altogether_cannot_be_told():
     report = check_gradients(relu_at([0.5, 2]), kink=0, step=100)
     assert report.exit_status == 2
@@ -451,7 +464,7 @@ def derivative_of(function, noise, wanted):
 @pytest.mark.parametrize("level", [1e-3, 1e-6])
 def test_the_noise_level_is_that_of_the_function(level):
     random = np.random.RandomState(0)
-    noise = noise_level(scalar(lambda t: np.exp(t) + level * random.normal()), 1e-2, [1])
+    noise = noise_level(scalar(lambda t: np.exp(t) + level * random.normal()), [1])
     assert 0.3 * level < noise[0] < 3 * level
 
 

@@ -4,18 +4,10 @@ from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Union
 
 import numpy as np
 
-from caffe_losses.gradient_check import nets
+from caffe_losses.gradient_check import nets, probes
 from caffe_losses.gradient_check.explanation import ADVICE, Evidence, explain
 from caffe_losses.gradient_check.judgement import Judge, Judgement, Options, groupings_of
 from caffe_losses.gradient_check.layer_function import LayerFunction, Variable, kept
-from caffe_losses.gradient_check.probes import (
-    all_gradients,
-    choose_flags,
-    follows_top_diff,
-    habits,
-    other_bottoms,
-    why_no_function,
-)
 from caffe_losses.gradient_check.report import CANNOT_TELL, OK, SKIPPED, WRONG, Report, Row
 
 # A Split is Caffe's own and in no prototxt; the backward of the others aborts the process, or they
@@ -104,13 +96,15 @@ class LayerCheck:
         self.named_labels = labels
         whole = [each.name for each in function.bottoms[1:] if nets.is_whole(each.blob.data)]
         self.labels = {each.name for each in function.bottoms} & {*labels, *whole}
-        other = other_bottoms(function)
-        self.stale_forward, self.random_forward = why_no_function(function, other)
+        other = probes.other_bottoms(function)
+        self.stale_forward, self.random_forward = probes.why_no_function(function, other)
         self.asked: List[bool] = []  # Caffe's propagate_down
         if function.is_python:
             function.run_backward(passed=self.asked)
-        self.refusal = choose_flags(function, self.asked, self.labels) if any(self.asked) else ""
-        self.gradients = all_gradients(function, other)
+        self.refusal = ""
+        if any(self.asked):
+            self.refusal = probes.choose_flags(function, self.asked, self.labels)
+        self.gradients = probes.all_gradients(function, other)
 
     def row(self, variable: Variable) -> Row:
         name, shape = variable.name, self.function.origin[variable.name].shape
@@ -120,7 +114,7 @@ class LayerCheck:
             return row._replace(verdict=SKIPPED, findings=[reason])
         row = self.label_row(row, variable) if row.is_label else self.judged_row(row, variable)
         faults = [self.stale_forward] * bool(self.stale_forward)
-        faults += [] if row.is_label else habits(self.gradients[name])
+        faults += [] if row.is_label else probes.habits(self.gradients[name])
         faults += sorted(self.function.misdeeds[name])
         if not faults:
             return row
@@ -206,7 +200,7 @@ class LayerCheck:
             wrong=wrong,
             wrong_together=None if wrong.any() else judgement.decisive[0].elements,
             threshold=self.options.threshold,
-            loss_weight=self.function.loss_weight if follows_top_diff(gradients) else None,
+            loss_weight=self.function.loss_weight if probes.follows_top_diff(gradients) else None,
             groupings=judge.groupings,
             masks=self.masks(variable),
         )

@@ -120,33 +120,36 @@ class Judge:
     def relative_error(self, measurement: Measurement) -> float:
         return measurement.difference / (self.scale(measurement, self.largest) or 1)
 
-    def tolerance(self, measurement: Measurement, share: float, largest: float) -> float:
-        elements = measurement.elements
-        rounding = ROUNDING * float(self.measurer.unit[elements].sum())
-        rounding = ROUNDING_OF_ONE if elements.size == 1 else rounding
-        return share * self.scale(measurement, largest) + rounding * self.largest
+    def rounding(self, measurement: Measurement) -> float:
+        moved = float(self.measurer.unit[measurement.elements].sum())
+        share = ROUNDING_OF_ONE if measurement.elements.size == 1 else ROUNDING * moved
+        return share * self.largest
+
+    def tolerance(self, measurement: Measurement) -> float:
+        scale = self.scale(measurement, self.largest)
+        return self.options.threshold * scale + self.rounding(measurement)
 
     def is_wrong(self, measurement: Measurement) -> bool:
-        tolerance = self.tolerance(measurement, self.options.threshold, self.largest)
-        return self.is_beyond(measurement, tolerance) or self.is_wrong_by_group(measurement)
+        is_beyond = self.is_beyond(measurement, self.tolerance(measurement))
+        return is_beyond or self.is_wrong_by_group(measurement)
 
     def is_wrong_by_group(self, measurement: Measurement) -> bool:
         """By the scale of the weakest channel, class or image that has all the elements."""
         pairs = zip(self.largest_in_groups, self.groupings)
         largest = [each[grouping.groups[measurement.elements]].max() for each, grouping in pairs]
+        scale = self.scale(measurement, min(largest, default=self.largest))
         share = max(WRONG_BY_GROUP, self.options.threshold)
-        tolerance = self.tolerance(measurement, share, min(largest, default=self.largest))
-        return self.is_beyond(measurement, tolerance)
+        return self.is_beyond(measurement, share * scale + self.rounding(measurement))
 
     def is_beyond(self, measurement: Measurement, tolerance: float) -> bool:
         # Next to a kink, the bound on the error is not one to accuse by.
-        is_smooth = measurement.error <= max(tolerance, NOISY * measurement.noise)
+        smooth = min(tolerance, self.tolerance(measurement))
+        is_smooth = measurement.error <= max(smooth, NOISY * measurement.noise)
         return is_smooth and measurement.difference > tolerance + measurement.error
 
     def is_clear(self, measurement: Measurement) -> bool:
         """Whether an error as large as the tolerance would have been seen here."""
-        tolerance = self.tolerance(measurement, self.options.threshold, self.largest)
-        return measurement.error <= tolerance
+        return measurement.error <= self.tolerance(measurement)
 
     def is_kinked(self, measurement: Measurement) -> bool:
         """Whether it is a kink, not noise, that hides errors here."""

@@ -54,13 +54,11 @@ class LayerFunction:
         counts = [bool(weight) or not any(weights) for weight in weights]
         self.tops = [top for top, count in zip(self.all_tops, counts) if count]
         random = np.random.RandomState([seed, 1])  # not the numbers that the inputs are drawn from
-        signs = random.choice([-1.0, 1.0], sum(top.count for top in self.tops))
-        sizes = random.uniform(SMALLEST_COTANGENT, LARGEST_COTANGENT, signs.size)
+        sizes = [top.count for top in self.tops]
+        self.cotangent = random.uniform(SMALLEST_COTANGENT, LARGEST_COTANGENT, sum(sizes))
+        self.cotangent *= random.choice([-1.0, 1.0], sum(sizes))
         if any(weights):
-            kept_weights = [weight for weight in weights if weight]
-            self.cotangent = np.repeat(kept_weights, [top.count for top in self.tops])
-        else:
-            self.cotangent = signs * sizes
+            self.cotangent = np.repeat([weight for weight in weights if weight], sizes)
         self.flags: Optional[Sequence[bool]] = None  # for backward, instead of propagate_down
         self.misdeeds: Dict[str, Set[str]] = {each.name: set() for each in self.variables}
 
@@ -124,8 +122,8 @@ class LayerFunction:
     def note_changed_bottoms(self, when: str, point: Arrays) -> None:
         in_place = {address(top.data) for top in self.all_tops}
         for name, blob, _ in self.bottoms:
-            expected = np.asarray(point[name], dtype=blob.data.dtype)
-            if address(blob.data) not in in_place and not np.array_equal(blob.data, expected):
+            expected = np.asarray(point[name], dtype=blob.data.dtype).tobytes()  # also for NaN
+            if address(blob.data) not in in_place and blob.data.tobytes() != expected:
                 self.misdeeds[name].add(f"{when} changes the data of this bottom")
 
     def note_changed_top_diffs(self, given: List[np.ndarray]) -> None:

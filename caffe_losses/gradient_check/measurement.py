@@ -16,7 +16,7 @@ Outputs = Callable[[float], np.ndarray]
 
 HALVINGS, DOUBLINGS = 5, 6  # of the step; beyond, float32 inputs or the layer's nature change
 STANDARD_DEVIATIONS = 5  # of the noise, within which the value must lie
-NOISE_STEPS = 1000  # a fraction of the step over which a function is as good as a parabola
+NOISE_STEP = 1e-5  # over a few of which a function is as good as a parabola
 # A few outputs need many samples for a level of noise; many outputs are samples themselves.
 FEW_OUTPUTS, SAMPLES_OF_FEW, SAMPLES_OF_MANY = 100, 8, 3
 # The roughness of an output that only noise makes stays below this many standard deviations of its
@@ -92,7 +92,8 @@ class DifferenceTable:
         # For one kink anywhere within the steps, the sum of the two bounds the error.
         roughness = np.abs(disagreements).max(axis=0) + np.abs(kinks).max(axis=0)
         left_out = roughness > KINK * noise
-        if norm(cotangent[~left_out]) ** 2 < LEAST_KEPT * norm(cotangent) ** 2:
+        weights = cotangent**2 * np.any([above, below], axis=(0, 1))
+        if weights[~left_out].sum() < LEAST_KEPT * weights.sum():
             left_out[:] = False
         cotangent = np.where(left_out, 0.0, cotangent)
         random = STANDARD_DEVIATIONS * norm(cotangent * noise)
@@ -143,17 +144,17 @@ def derivative(
     return min(found.values(), key=lambda each: each.error)
 
 
-def noise_level(outputs: Outputs, step: float, sizes: List[int]) -> np.ndarray:
+def noise_level(outputs: Outputs, sizes: List[int]) -> np.ndarray:
     """The standard deviation of the rounding noise in each output near 0.
 
-    Over a thousandth of a step, an output is a parabola as far as float32 can tell, and its third
+    Over so small a step, an output is a parabola as far as float32 can tell, and its third
     differences are pure noise, of variance 20 where the noise has variance 1 (Moré and Wild,
     "Estimating computational noise", SIAM J. Sci. Comput. 33(3), 2011). Their median bears with a
     kink among the samples. It is one level for each top, of these sizes; and never less than the
     distance of neighbouring float32 numbers leaves, as the outputs may not change at all.
     """
     most = SAMPLES_OF_FEW if sum(sizes) <= FEW_OUTPUTS else SAMPLES_OF_MANY
-    samples = np.array([outputs(step * i / NOISE_STEPS) for i in range(-most, most + 1)])
+    samples = np.array([outputs(NOISE_STEP * i) for i in range(-most, most + 1)])
     levels = []
     for top in np.split(samples, np.cumsum(sizes)[:-1], axis=1):
         with np.errstate(invalid="ignore"):  # infinite values make infinite noise
@@ -188,7 +189,7 @@ class Measurer:
             all_elements = np.arange(self.unit.size)
             all_signs = np.where(all_elements % 2, -1.0, 1.0)
             tops = [top.count for top in self.function.tops]
-            self.noise = noise_level(self.along(all_elements, all_signs), self.step, tops)
+            self.noise = noise_level(self.along(all_elements, all_signs), tops)
         unit = float(self.unit[elements[0]]) if elements.size == 1 else 1.0
         found = derivative(
             self.along(elements, signs),
