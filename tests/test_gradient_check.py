@@ -232,6 +232,15 @@ def test_classes_that_there_are_not_are_refused(shape, fields, numbers, message)
     assert_gradients(net(spec), inputs)
 
 
+def test_indices_beyond_an_embedding_are_refused():
+    spec = caffe.NetSpec()
+    spec.x = an_input(2, 9)
+    spec.embed = L.Embed(spec.x, input_dim=7, num_output=3, loss_weight=1)
+    inputs = {"x": np.arange(18).reshape(2, 9) % 8}
+    with pytest.raises(ValueError, match="x holds 7, and the classes are 0 to 6"):
+        check_gradients(net(spec, force_backward=False), inputs)
+
+
 # Faults, and what is said of them.
 
 FAULTS = [

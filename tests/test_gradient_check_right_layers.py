@@ -6,6 +6,7 @@ One seed each, or as many as FUZZ_SEEDS says.
 import os
 
 import caffe
+import h5py
 import numpy as np
 import pytest
 from caffe import layers as L
@@ -13,6 +14,7 @@ from caffe import params as P
 
 from caffe_losses.gradient_check import check_gradients
 from caffe_losses.gradient_check.nets import net_of
+from examples.edges.net import train_net
 
 SEEDS = int(os.environ.get("FUZZ_SEEDS", "1"))
 IMAGE = (2, 3, 6, 7)
@@ -208,3 +210,18 @@ def test_layers_with_many_kinks_pass(name, seed):
     report = check(*KINKED[name], seed)
     # Rounding hides single elements of the largest, and kinks lie in every larger group.
     assert report.exit_status in ((0, 2) if name.endswith("large") else (0,)), str(report)
+
+
+def test_the_net_of_an_example_passes_as_it_is(tmp_path):
+    """Its kinks are ReLUs' and MAX pooling's, after which whole windows tie at 0."""
+    random = np.random.RandomState(0)
+    with h5py.File(str(tmp_path / "train.h5"), "w") as file:
+        file["image"] = random.normal(size=(4, 1, 32, 32)).astype(np.float32)
+        file["edge"] = (random.rand(4, 1, 32, 32) < 0.1).astype(np.float32)
+    (tmp_path / "train.txt").write_text(f"{tmp_path}/train.h5\n")
+    net = net_of(train_net(str(tmp_path / "train.txt"), balance="batch").to_proto())
+    report = check_gradients(net, samples=8)
+    assert report.passed, str(report)
+    verdicts = {(row.layer, row.blob): row.verdict for row in report.rows}
+    for checked in ("pool3", "conv2b"), ("relu3b", "conv3b"), ("fused_loss", "fused"):
+        assert verdicts[checked] == "ok"

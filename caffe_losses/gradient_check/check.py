@@ -94,8 +94,9 @@ class LayerCheck:
         self.function = function
         self.options = options
         self.named_labels = labels
-        whole = [each.name for each in function.bottoms[1:] if nets.is_whole(each.blob.data)]
-        self.labels = {each.name for each in function.bottoms} & {*labels, *whole}
+        names = [bottom.name for bottom in function.bottoms]
+        whole = [name for name in names[1:] if nets.is_whole(function.origin[name])]
+        self.labels = {*names} & {*labels, *whole}
         other = probes.other_bottoms(function)
         self.stale_forward, self.random_forward = probes.why_no_function(function, other)
         self.asked: List[bool] = []  # Caffe's propagate_down

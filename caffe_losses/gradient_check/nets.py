@@ -154,9 +154,11 @@ def require_classes(net: Any, layer: str) -> None:
             f"layer {layer}: {name} must hold the numbers of classes; draw it as "
             f"labels:K, with K the number of classes"
         )
+    scores = list(net.blobs[bottoms[0]].shape)
+    if index == 1 and numbers[0] >= 0 and numbers[-1] < min(scores[1:], default=0):
+        return  # whatever the axis is
     parameter = layer_parameter(net, layer)
     axis = getattr(parameter, axis_field).axis if axis_field else 1
-    scores = net.blobs[bottoms[0]].shape
     classes = parameter.embed_param.input_dim if kind == "Embed" else scores[axis]
     ignoring = getattr(parameter, ignoring_field) if ignoring_field else None
     if ignoring is not None and ignoring.HasField("ignore_label"):
