@@ -98,7 +98,7 @@ class LayerCheck:
         whole = [name for name in names[1:] if nets.is_whole(function.origin[name])]
         self.labels = {*names} & {*labels, *whole}
         other = probes.other_bottoms(function)
-        self.stale_forward, self.random_forward = probes.why_no_function(function, other)
+        self.stale_forward, self.random_forward = probes.forward_faults(function, other)
         self.asked: List[bool] = []  # Caffe's propagate_down
         if function.is_python:
             function.run_backward(passed=self.asked)

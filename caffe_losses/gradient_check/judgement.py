@@ -260,9 +260,9 @@ class Judge:
                 break
             narrowest = max(wrong, key=self.relative_error)
         if narrowest.elements.size == 1:
-            return self.measure_elements(narrowest.elements)[0]
-        is_part = narrowest.elements.size <= direction.elements.size // NARROWED
-        return narrowest if is_part else None
+            (narrowest,) = self.measure_elements(narrowest.elements)
+        is_part = narrowest.elements.size <= max(1, direction.elements.size // NARROWED)
+        return narrowest if is_part and self.is_wrong(narrowest) else None
 
     # For the report.
 
