@@ -3,8 +3,8 @@
 `python3 -m caffe_losses.gradient_check --help` for the command; `check_gradients` and
 `assert_gradients` for Python and pytest. From the bottom up: `layer_function` runs one layer,
 `measurement` takes its numeric derivatives, `judgement` decides what these say of a gradient,
-`probes` calls the layer in unusual ways, `explanation` names the cause, `report` prints, and `check`
-walks through the net.
+`probes` calls the layer in unusual ways, `explanation` names the cause, `report` prints, and
+`check` walks through the net.
 """
 
 from caffe_losses.gradient_check.check import assert_gradients, check_gradients
