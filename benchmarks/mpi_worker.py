@@ -12,10 +12,10 @@ import caffe
 import h5py
 import numpy as np
 from caffe import layers as L
-from mpi4py import MPI
 
 from caffe_losses.data_parallel.gradients import GradientAverage
 from caffe_losses.data_parallel.mpi import comm, initialize
+from caffe_losses.data_parallel.ranks import MPI, Meeting
 from sigmoid_ce_weight_layer import SigmoidCrossEntropyWeightLossLayer
 
 BUCKET = 25_000_000 // 4  # elements; PyTorch's DistributedDataParallel takes 25 MB too
@@ -28,7 +28,7 @@ def main(net: str, exchange: str, batch: int, steps: int, folder: str) -> None:
         write_solver(net, batch, folder)
     comm.Barrier()
     solver = caffe.get_solver(os.path.join(folder, "solver.prototxt"))
-    timed = TimedCommunicator()
+    timed = TimedMeeting()
     gradients = EXCHANGES[exchange](solver, timed)
     solver.step(1)  # warms up caches and buffers
     times = []
@@ -45,18 +45,18 @@ def main(net: str, exchange: str, batch: int, steps: int, folder: str) -> None:
             json.dump(result, file)
 
 
-class TimedCommunicator:
+class TimedMeeting(Meeting):
     """Tells the time to wait for the other ranks from the time of the all-reduce itself."""
 
     def __init__(self) -> None:
-        self.size = comm.size
+        super().__init__()
         self.waiting = self.transfer = 0.0
 
-    def Allreduce(self, *buffers: Any) -> None:  # as in mpi4py
+    def sum(self, buffer: np.ndarray) -> None:
         began = MPI.Wtime()
-        comm.Barrier()
+        self.wait()
         together = MPI.Wtime()
-        comm.Allreduce(*buffers)
+        self.comm.Allreduce(MPI.IN_PLACE, buffer)
         self.waiting += together - began
         self.transfer += MPI.Wtime() - together
 
@@ -64,8 +64,8 @@ class TimedCommunicator:
 class BucketAverage(GradientAverage):
     """Begins the all-reduce of some layers' gradients while backward goes on with those below."""
 
-    def __init__(self, solver: Any, communicator: Any) -> None:
-        super().__init__(solver, communicator)
+    def __init__(self, solver: Any, meeting: Meeting) -> None:
+        super().__init__(solver, meeting)
         self.buckets = self.make_buckets()
         self.begun = 0
         self.requests: List[Any] = []

@@ -16,6 +16,7 @@ Each module imports only from those before it:
     losses          the catalogue
     import_caffe    caffe, or an error that says how to get it
     batch_counts    counts of a batch that several ranks share
+    net_spec        a loss in a net spec
     layer           what all loss layers have in common
     layers          every layer under one name
 

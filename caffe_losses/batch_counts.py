@@ -6,27 +6,21 @@ exchange takes part on all ranks: every rank must ask equally often and in the s
 forward of the TRAIN phase, also where its own part of the batch is empty.
 """
 
-from typing import Callable
+from typing import Callable, Optional, Sequence
 
 import numpy as np
 
-Reduction = Callable[[np.ndarray], np.ndarray]
+Mean = Callable[[np.ndarray], np.ndarray]
+
+_mean: Optional[Mean] = None
 
 
-def of_this_rank(counts: np.ndarray) -> np.ndarray:
-    """The counts as they are: the batch is all on this rank."""
-    return counts
+def set_mean_over_ranks(mean: Optional[Mean]) -> None:
+    """From now on counts pass through `mean`, which returns their mean over all ranks."""
+    global _mean
+    _mean = mean
 
 
-_reduction: Reduction = of_this_rank
-
-
-def set_all_reduce(reduction: Reduction) -> None:
-    """From now on counts pass through `reduction`, which returns their mean over all ranks."""
-    global _reduction
-    _reduction = reduction
-
-
-def all_reduce(counts: np.ndarray) -> np.ndarray:
-    """The mean over all ranks of float64 counts of this rank's part of the batch."""
-    return _reduction(counts)
+def mean_over_ranks(counts: Sequence[float]) -> Sequence[float]:
+    """The mean over all ranks of the counts of this rank's part of the batch."""
+    return counts if _mean is None else _mean(np.array(counts, dtype=np.float64))

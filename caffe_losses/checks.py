@@ -1,5 +1,6 @@
 """What the bottoms of a loss must be, and the errors that say what was found and what to do."""
 
+import functools
 import math
 from typing import Sequence, Tuple
 
@@ -28,6 +29,7 @@ def batch_size(array: np.ndarray) -> int:
     return array.shape[0] if array.ndim else 1
 
 
+@functools.lru_cache(maxsize=256)
 def batch_channel_position(shape: Shape) -> Tuple[int, int, int]:
     """The (N, C, S) shape of a blob with any number of axes."""
     return product(shape[:1]), product(shape[1:2]), product(shape[2:])

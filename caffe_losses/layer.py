@@ -2,12 +2,11 @@
 
 import functools
 import inspect
-import json
 import math
 import sys
 import traceback
 import warnings
-from typing import Any, Callable, List, NamedTuple, Optional, Tuple
+from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -17,6 +16,7 @@ from caffe_losses.import_caffe import caffe
 from caffe_losses.loops.parts import Part, parts
 from caffe_losses.loops.threads import for_each_part
 from caffe_losses.loss import Evaluation, Loss
+from caffe_losses.net_spec import spec_of
 
 Shape = Tuple[int, ...]
 
@@ -42,13 +42,19 @@ def reported(method: Callable[..., None]) -> Callable[..., None]:
     return call
 
 
-def shape_of(blob: Any) -> Shape:
-    """The shape of a blob; from its data where it has any, which is several times faster."""
-    return tuple(blob.shape) if blob.count == 0 else blob.data.shape
+def data_of(blob: Any) -> np.ndarray:
+    """The data of a blob. Caffe aborts when that of an empty one is asked for."""
+    return blob.data if blob.count else np.zeros(tuple(blob.shape), np.float32)
+
+
+# An array of so many elements is copied quicker than summed.
+COPIED = 4096
 
 
 def fingerprint(array: np.ndarray) -> Tuple[bytes, List[int]]:
     """What shows that somebody has written to an array: its first bytes and sums of its bits."""
+    if array.size <= COPIED:
+        return array.tobytes(), []
     flat = array.reshape(-1)
 
     def sum_of_bits(part: Part) -> int:
@@ -85,11 +91,12 @@ class LossLayer(caffe.Layer):
         given = parameters.parse(self.name, self.param_str)
         self.settings = parameters.check(self.name, given, self.loss.parameters)
         self.check_labels = self.settings.pop("check_labels", "never")
-        self.shapes: List[Shape] = []
+        self.bottoms: List[np.ndarray] = []
+        self.shapes: List[Shape] = []  # that have passed the checks
         self.iteration = 0
         self.has_seen_a_batch = False
         self.has_loss = False  # a forward has succeeded since the last change of shapes
-        self.exchanged: List[np.ndarray] = []  # the counts of that forward
+        self.exchanged: List[Sequence[float]] = []  # the counts of that forward
         # Which gradients the last backward wanted. Before the first one: that to the prediction.
         self.wanted = [i == 0 for i in range(self.loss.differentiable)]
         self.left: Optional[LeftGradients] = None
@@ -97,8 +104,9 @@ class LossLayer(caffe.Layer):
 
     @reported
     def reshape(self, bottom: Any, top: Any) -> None:
-        shapes = [shape_of(bottom[i]) for i in range(len(bottom))]
-        # Caffe calls this before every forward.
+        # Caffe calls this before every forward, which finds the data here: fetching takes long.
+        self.bottoms = [data_of(bottom[i]) for i in range(len(bottom))]
+        shapes = [array.shape for array in self.bottoms]
         if shapes != self.shapes:
             self.loss.check_shapes(self.name, self.settings, *shapes)
             self.shapes = shapes
@@ -113,9 +121,8 @@ class LossLayer(caffe.Layer):
         self.exchanged = []
         loss_weight = float(top[0].diff[0])
         self.warn_if_nothing_trains(loss_weight)
-        bottoms = self.arrays(bottom)
         is_wanted = self.phase == caffe.TRAIN and loss_weight != 0 and math.isfinite(loss_weight)
-        wanted = [is_wanted and each and bottoms[0].size > 0 for each in self.wanted]
+        wanted = [is_wanted and each and 0 not in self.shapes[0] for each in self.wanted]
         evaluation = Evaluation(
             self.name,
             self.diffs(bottom, wanted),
@@ -124,12 +131,12 @@ class LossLayer(caffe.Layer):
             or (self.check_labels == "first" and not self.has_seen_a_batch),
             self.exchange,
         )
-        loss = self.evaluate(evaluation, bottoms)
+        loss = self.evaluate(evaluation)
         if any(wanted) and not evaluation.gradient_overflows:
             fingerprints = [fingerprint(diff) for diff in evaluation.gradients if diff is not None]
             self.left = LeftGradients(loss_weight, wanted, fingerprints)
         self.has_loss = True
-        self.has_seen_a_batch = self.has_seen_a_batch or bottoms[0].size > 0
+        self.has_seen_a_batch = self.has_seen_a_batch or 0 not in self.shapes[0]
         top[0].data[...] = loss
 
     @reported
@@ -146,7 +153,7 @@ class LossLayer(caffe.Layer):
                 f"{self.name}: the diff of the top is {loss_weight:g} (iteration {self.iteration} "
                 f"of this layer); expected a finite weight of the loss"
             )
-        wanted = [propagate_down[i] and bottom[i].count > 0 for i in range(len(bottom))]
+        wanted = [propagate_down[i] and 0 not in shape for i, shape in enumerate(self.shapes)]
         for i in range(self.loss.differentiable, len(bottom)):
             if wanted[i]:
                 bottom[i].diff[...] = 0
@@ -173,33 +180,26 @@ class LossLayer(caffe.Layer):
             check_labels=False,
             mean_over_ranks=lambda *own: next(counts),
         )
-        self.evaluate(evaluation, self.arrays(bottom))
+        self.evaluate(evaluation)
         if evaluation.gradient_overflows:
             raise FloatingPointError(
                 f"{self.name}: the gradient overflows float32, with the loss_weight "
                 f"{loss_weight:g} (iteration {self.iteration} of this layer); lower the loss_weight"
             )
 
-    def evaluate(self, evaluation: Evaluation, bottoms: List[np.ndarray]) -> float:
+    def evaluate(self, evaluation: Evaluation) -> float:
         """The loss of the bottoms; it is finite."""
-        loss = self.loss.compute(evaluation, *bottoms, **self.settings)
+        loss = self.loss.compute(evaluation, *self.bottoms, **self.settings)
         when = f" (iteration {self.iteration} of this layer)"
-        require_finite_loss(self.name, loss, self.loss.bottoms, bottoms, when)
+        require_finite_loss(self.name, loss, self.loss.bottoms, self.bottoms, when)
         return loss
 
-    def exchange(self, *counts: float) -> np.ndarray:
+    def exchange(self, *counts: float) -> Sequence[float]:
         """Counts of this batch; in data-parallel training their mean over all ranks."""
-        own = np.array(counts, dtype=np.float64)
         # Only training is in step on all ranks.
-        self.exchanged.append(batch_counts.all_reduce(own) if self.phase == caffe.TRAIN else own)
-        return self.exchanged[-1]
-
-    def arrays(self, bottom: Any) -> List[np.ndarray]:
-        """The data of the bottoms; Caffe aborts when that of an empty blob is asked for."""
-        return [
-            bottom[i].data if bottom[i].count else np.zeros(shape, np.float32)
-            for i, shape in enumerate(self.shapes)
-        ]
+        means = batch_counts.mean_over_ranks(counts) if self.phase == caffe.TRAIN else counts
+        self.exchanged.append(means)
+        return means
 
     def diffs(self, bottom: Any, wanted: List[bool]) -> List[Optional[np.ndarray]]:
         """The diffs of the bottoms that want a gradient."""
@@ -219,22 +219,12 @@ class LossLayer(caffe.Layer):
             )
 
     @classmethod
-    def spec(cls, *bottoms: Any, loss_weight: float = 1, **fields: Any) -> Any:
+    def spec(cls, *bottoms: Any, loss_weight: Optional[float] = 1, **keywords: Any) -> Any:
         """This layer in a net spec: `net.loss = Layer.spec(net.a, net.b, parameter=value)`.
 
-        Keywords that are parameters of the loss go to its param_str, the others are fields of
-        Caffe's LayerParameter (name, include, propagate_down, ...). Raises ValueError or TypeError
-        for a wrong parameter, an unknown keyword and a wrong number of bottoms.
+        Keywords that are parameters of the loss go to its param_str, `net_spec.LAYER_FIELDS`
+        (name, include, propagate_down, ...) to the layer. Raises ValueError or TypeError for a
+        wrong parameter, an unknown keyword and a wrong number of bottoms.
         """
         cls.loss.require_bottoms(cls.__name__, len(bottoms))
-        layer_fields = ["ntop", *caffe.proto.caffe_pb2.LayerParameter.DESCRIPTOR.fields_by_name]
-        given = {key: value for key, value in fields.items() if key not in layer_fields}
-        parameters.check(cls.__name__, given, cls.loss.parameters)
-        return caffe.layers.Python(
-            *bottoms,
-            module=cls.__module__,
-            layer=cls.__name__,
-            param_str=json.dumps(given, default=float) if given else "",
-            loss_weight=loss_weight,
-            **{key: value for key, value in fields.items() if key in layer_fields},
-        )
+        return spec_of(cls, bottoms, loss_weight, keywords)

@@ -17,9 +17,9 @@ from caffe_losses.weights import NO_ARRAY, Weights
 ShapeCheck = Callable[..., None]
 
 
-def own_counts(*counts: float) -> np.ndarray:
+def own_counts(*counts: float) -> Sequence[float]:
     """The counts as they are: the whole batch is here."""
-    return np.array(counts, dtype=np.float64)
+    return counts
 
 
 class Evaluation:
@@ -31,7 +31,7 @@ class Evaluation:
         gradients: Sequence[Optional[np.ndarray]] = (),
         loss_weight: float = 1,
         check_labels: bool = True,
-        mean_over_ranks: Callable[..., np.ndarray] = own_counts,
+        mean_over_ranks: Callable[..., Sequence[float]] = own_counts,
     ) -> None:
         self.name = name  # of the layer or function, for errors
         self.gradients = gradients  # to prediction and target, None where not wanted
@@ -62,13 +62,13 @@ class Evaluation:
 
     def blobs(self, prediction: np.ndarray, target: np.ndarray, parameter: np.ndarray) -> Blobs:
         """The arrays (N, C, S) of a loop, with the gradients that are wanted."""
-        wanted = [
-            NO_ARRAY if gradient is None else gradient.reshape(prediction.shape)
-            for gradient in self.gradients
-        ]
-        gradient, opposite = (*wanted, NO_ARRAY, NO_ARRAY)[:2]
-        factor = np.float32(self.loss_weight)
-        return Blobs(prediction, target, gradient, opposite, parameter, factor)
+        wanted = [NO_ARRAY, NO_ARRAY]
+        for i, gradient in enumerate(self.gradients):
+            if gradient is not None:
+                wanted[i] = gradient.reshape(prediction.shape)
+        return Blobs(
+            prediction, target, wanted[0], wanted[1], parameter, np.float32(self.loss_weight)
+        )
 
     def sum(self, loop: Callable[..., float], blobs: Blobs) -> float:
         """What the loop returns; in float64 where float32 does not hold it or the gradient."""

@@ -4,7 +4,8 @@ Weights are the same for every loss and know nothing of its formula. They includ
 so that a loss is a plain sum over elements. (N, C, S) are batch, channels and positions.
 """
 
-from typing import Any, Callable, NamedTuple, Optional, Tuple
+import functools
+from typing import Any, Callable, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from caffe_losses.elementary import ZERO, Number
 
 Shape = Tuple[int, int, int]
 NO_ARRAY = np.zeros((0, 0, 0), np.float32)
+NOTHING = np.float32(np.nan)  # which equals no label
 
 Weights = NamedTuple(
     "Weights",
@@ -30,9 +32,15 @@ def uniform(
     weight: float, of_element: np.ndarray = NO_ARRAY, ignore_label: Optional[float] = None
 ) -> Weights:
     """The same weight for all elements, times the weight of each where there is one."""
-    table = np.full((1, 1), weight, np.float32)
-    ignored = np.float32(np.nan if ignore_label is None else ignore_label)
-    return Weights(table, table, NO_ARRAY, False, of_element, ignored)
+    return uniform_weights(weight, ignore_label)._replace(of_element=of_element)
+
+
+@functools.lru_cache(maxsize=64)
+def uniform_weights(weight: float, ignore_label: Optional[float]) -> Weights:
+    """The same weight for all elements; made once, as it takes longer than a small loss."""
+    table = np.array([[weight]], np.float32)
+    ignored = NOTHING if ignore_label is None else np.float32(ignore_label)
+    return Weights(table, table, NO_ARRAY, False, NO_ARRAY, ignored)
 
 
 def normalizer(normalization: str, batch: float, count: float, valid: float) -> float:
@@ -55,7 +63,7 @@ def balanced(
     shape: Shape,
     balance: str,
     normalization: str,
-    mean_over_ranks: Callable[..., np.ndarray],
+    mean_over_ranks: Callable[..., Sequence[float]],
 ) -> Weights:
     """Weights with which the positive and the negative class weigh the same.
 
@@ -68,21 +76,21 @@ def balanced(
     # Images are balanced on their own, whichever rank they are on.
     exchanged = counts.ravel() if balance in ("batch", "channel") else ()
     batch, count, valid, *means = mean_over_ranks(
-        shape[0], shape[0] * shape[1] * shape[2], repeats * counts.sum(), *exchanged
+        shape[0], shape[0] * shape[1] * shape[2], repeats * float(counts.sum()), *exchanged
     )
-    positive, negative = np.reshape(means, counts.shape) if means else counts
-    weights = np.array([negative, positive]) / np.maximum(positive + negative, 1)
-    if balance == "none":
-        weights = np.ones_like(weights)
+    if means:
+        counts = np.reshape(means, counts.shape)
     if normalization == "WEIGHT":
-        divisor = repeats * (weights[0] * positive + weights[1] * negative)
-        divisor *= {"batch": 1, "channel": counts.shape[2]}.get(balance, batch)
-        divisor[divisor == 0] = np.inf
-        weights = weights / divisor
+        groups = {"batch": 1, "channel": counts.shape[2]}.get(balance, batch)
+        # P positions of w / sum w = Q / (2 P Q) each: a class weighs a half.
+        sums = counts[0] + counts[1] if balance == "none" else 2 * counts * (counts[::-1] > 0)
+        weights = 1 / np.where(sums > 0, repeats * groups * sums, np.inf)
     else:
+        weights = balance == "none" or counts[::-1] / np.maximum(counts[0] + counts[1], 1)
         weights = weights / normalizer(normalization, batch, count, valid)
-    positive, negative = weights.astype(np.float32)
-    return Weights(positive, negative, mask, any_channel, NO_ARRAY, np.float32(np.nan))
+    tables = np.empty(counts.shape, np.float32)
+    tables[...] = weights
+    return Weights(tables[0], tables[1], mask, any_channel, NO_ARRAY, NOTHING)
 
 
 def weighted(

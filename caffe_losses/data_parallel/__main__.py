@@ -6,8 +6,10 @@ aborted by Caffe, cannot say so itself, and MPI knows nothing of iterations.
 
 import argparse
 import multiprocessing
+import os
 import signal
 import sys
+import time
 from typing import Any, MutableSequence
 
 from caffe_losses.data_parallel.failures import announce
@@ -30,14 +32,54 @@ def parse_arguments() -> argparse.Namespace:
         action="store_true",
         help="losses normalised over the batch count over all ranks",
     )
+    parser.add_argument(
+        "--timeout",
+        type=seconds,
+        default=1800,
+        metavar="SECONDS",
+        help="how long ranks wait for one that hangs before they name it and end the job "
+        "(default: 1800; 0: for ever)",
+    )
     return parser.parse_args()
 
 
-def run_rank(options: argparse.Namespace, progress: MutableSequence[int]) -> None:
-    # Imported by the process that trains alone: the import starts MPI.
-    from caffe_losses.data_parallel import training
+def seconds(text: str) -> float:
+    value = float(text)
+    if not 0 <= value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text} is not a number of seconds")
+    return value
 
-    training.run_rank(options, progress)
+
+def run_rank(options: argparse.Namespace, progress: MutableSequence[int]) -> None:
+    """Trains as one rank of the job. `progress` shows rank and iteration to the parent process."""
+    # Imported by the process that trains alone: the import starts MPI.
+    from caffe_losses.data_parallel import ranks
+
+    progress[0] = ranks.comm.rank
+    meeting = ranks.Meeting(options.timeout)
+    try:
+        # Imported here, for where it fails every rank has the same to say.
+        from caffe_losses.data_parallel import training
+
+        training.train(options, meeting, progress)
+    except BaseException as error:
+        meeting.fail(error)
+    ranks.MPI.Finalize()  # a process that is forked from another does not do it by itself
+
+
+def pass_signals_on(process: Any) -> None:
+    """Makes a signal to this process one to the process that trains."""
+
+    def interrupt(number: int, frame: Any) -> None:
+        time.sleep(0.5)  # after Ctrl-C, which reaches both, that one is speaking and ignores this
+        os.kill(process.pid, number)
+
+    def terminate(number: int, frame: Any) -> None:
+        os.kill(process.pid, signal.SIGKILL)
+        sys.exit(128 + number)  # with no message: mpirun does so to all ranks when one has failed
+
+    signal.signal(signal.SIGINT, interrupt)
+    signal.signal(signal.SIGTERM, terminate)
 
 
 def main() -> int:
@@ -45,6 +87,7 @@ def main() -> int:
     progress: Any = multiprocessing.Array("q", [0, -1])
     process = multiprocessing.Process(target=run_rank, args=(options, progress))
     process.start()
+    pass_signals_on(process)
     process.join()
     status = process.exitcode or 0
     if status < 0:
@@ -54,7 +97,7 @@ def main() -> int:
             "SIGKILL": "killed from outside, for instance because memory ran out",
             "SIGABRT": "a check inside Caffe failed, its message is above",
         }.get(name, "it crashed")
-        announce(rank, iteration, f"its process died of {name} ({advice})")
+        announce(rank, iteration, f"its process died of {name} ({advice})", turn=rank)
     return 1 if status else 0
 
 

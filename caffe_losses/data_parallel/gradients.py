@@ -4,9 +4,9 @@ from collections import OrderedDict
 from typing import Any, Dict, List, Tuple
 
 import numpy as np
-from mpi4py import MPI
 
 from caffe_losses import batch_counts
+from caffe_losses.data_parallel.ranks import MPI, Meeting
 
 
 def parameter_blobs(net: Any) -> List[Tuple[str, Any]]:
@@ -30,9 +30,9 @@ class GradientAverage:
     `iter_size` needs no care: Caffe divides by it in the update, which comes later.
     """
 
-    def __init__(self, solver: Any, comm: Any, sync_counts: bool = False) -> None:
+    def __init__(self, solver: Any, meeting: Meeting, sync_counts: bool = False) -> None:
         self.solver = solver
-        self.comm = comm
+        self.meeting = meeting
         self.sync_counts = sync_counts
         self.parameters = parameter_blobs(solver.net)
         self.losses = loss_weights(solver.net)
@@ -58,7 +58,7 @@ class GradientAverage:
         self.loss_sums[...] = 0
         self.passes = 0
         if self.sync_counts:
-            batch_counts.set_all_reduce(self.mean_over_ranks)
+            batch_counts.set_mean_over_ranks(self.mean_over_ranks)
 
     def add_losses(self, layer: int) -> None:
         """After each layer's forward: the losses are there once the last layer is done."""
@@ -69,16 +69,28 @@ class GradientAverage:
     def average(self) -> None:
         """After the last backward of a step, before the update."""
         began = MPI.Wtime()
-        batch_counts.set_all_reduce(batch_counts.of_this_rank)
+        batch_counts.set_mean_over_ranks(None)
         for (_, blob), gradient in zip(self.parameters, self.gradients):
             gradient[...] = blob.diff
         self.require_finite()
-        self.comm.Allreduce(MPI.IN_PLACE, self.buffer)
+        self.meeting.sum(self.buffer)
         for (_, blob), gradient in zip(self.parameters, self.gradients):
-            np.divide(gradient, self.comm.size, out=blob.diff)
-        weighted = [weight * loss for (_, weight), loss in zip(self.losses, self.loss_sums)]
-        self.loss = sum(weighted) / (self.comm.size * self.passes)
+            np.divide(gradient, self.meeting.comm.size, out=blob.diff)
+        self.loss = self.mean_loss()
         self.seconds += MPI.Wtime() - began
+
+    def mean_loss(self) -> float:
+        """From the losses summed over all ranks and passes."""
+        weighted = [weight * loss for (_, weight), loss in zip(self.losses, self.loss_sums)]
+        return float(sum(weighted) / (self.meeting.comm.size * self.passes))
+
+    def forward(self) -> None:
+        """One forward of the net on all ranks, without a step, for its loss."""
+        self.start()
+        self.solver.net.forward()
+        batch_counts.set_mean_over_ranks(None)
+        self.meeting.sum(self.loss_sums)
+        self.loss = self.mean_loss()
 
     def require_finite(self) -> None:
         """Raises FloatingPointError that names the losses and gradients that are not finite.
@@ -103,8 +115,8 @@ class GradientAverage:
             )
 
     def mean_over_ranks(self, counts: np.ndarray) -> np.ndarray:
-        """The contract of `batch_counts.all_reduce`."""
-        mean = np.empty_like(counts)
-        self.comm.Allreduce(counts, mean)
-        mean /= self.comm.size
+        """What `batch_counts.set_mean_over_ranks` asks for."""
+        mean = counts.copy()
+        self.meeting.sum(mean)
+        mean /= self.meeting.comm.size
         return mean

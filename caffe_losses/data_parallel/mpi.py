@@ -14,25 +14,33 @@ Importing this module starts MPI. Start the script with `mpirun -n RANKS python3
 """
 
 import itertools
-import sys
-import traceback
-from typing import Any, Sequence
+from typing import Any, Optional, Sequence
 
-from mpi4py import MPI
-
-from caffe_losses.data_parallel.failures import announce
 from caffe_losses.data_parallel.gradients import GradientAverage, loss_weights, parameter_blobs
+from caffe_losses.data_parallel.ranks import TIMEOUT, Meeting, ScriptEnd, comm
 from caffe_losses.import_caffe import caffe
 
-comm = MPI.COMM_WORLD
+script_end: Optional[ScriptEnd] = None
 
 
-def initialize() -> None:
-    """Tells Caffe about the ranks; call it before making the solver.
+def initialize(timeout: float = TIMEOUT) -> None:
+    """Tells Caffe about the ranks; call it on every rank, before making the solver.
 
     Caffe's Data and HDF5Data layers then read every R-th record, `random_seed` gives each rank
     random numbers of its own, and rank 0 alone logs, tests and takes the solver's own snapshots.
+
+    From here on an exception that nobody catches, a sys.exit that the other ranks do not take part
+    in, and a rank that the others have waited for `timeout` seconds (0: for ever) end the whole
+    job, with one message. Where rank 0 has a net to test, it is waited for without a limit.
     """
+    global script_end
+    tell_caffe()
+    if script_end is None:
+        script_end = ScriptEnd(Meeting(timeout))
+
+
+def tell_caffe() -> None:
+    """Tells Caffe about the ranks."""
     caffe.set_solver_count(comm.size)
     caffe.set_solver_rank(comm.rank)
     caffe.set_multiprocess(True)
@@ -50,14 +58,25 @@ def attach(solver: Any, sync_counts: bool = False) -> GradientAverage:
     """Makes `solver.step` data-parallel; call it on every rank, after restoring any weights.
 
     All ranks get rank 0's weights, and each step averages their gradients. With `sync_counts`,
-    losses of this project that are normalised over the batch use counts over all ranks. From here
-    on an exception that nobody catches ends the whole job, with one message.
+    losses of this project that are normalised over the batch use counts over all ranks.
 
     Raises ValueError where the ranks' solvers or nets differ, or where the net has no loss.
     """
-    abort_on_exception(solver)
+    global script_end
+    script_end = script_end or ScriptEnd(Meeting())
+    meeting = script_end.meeting
+    average = attach_to(meeting, solver, sync_counts)
+    rank_0_tests = bool(comm.bcast(len(solver.test_nets)))
+    meeting.rank_0_tests = lambda iteration: rank_0_tests
+    solver.add_callback(script_end.goes_on, lambda: None)
+    return average
+
+
+def attach_to(meeting: Meeting, solver: Any, sync_counts: bool) -> GradientAverage:
+    """What `attach` does to the solver."""
     if (caffe.solver_rank(), caffe.solver_count()) != (comm.rank, comm.size):
         raise ValueError("call initialize() before the solver is made: Caffe must know the ranks")
+    meeting.wait()
     parameters = parameter_blobs(solver.net)
     if parameters and not loss_weights(solver.net):
         raise ValueError(
@@ -67,7 +86,8 @@ def attach(solver: Any, sync_counts: bool = False) -> GradientAverage:
     require_same("solver or net", describe(solver))
     for _, blob in parameters:
         comm.Bcast(blob.data)
-    return GradientAverage(solver, comm, sync_counts)
+    meeting.iteration = lambda: int(solver.iter)
+    return GradientAverage(solver, meeting, sync_counts)
 
 
 def describe(solver: Any) -> str:
@@ -92,19 +112,3 @@ def require_same(name: str, text: str) -> None:
                 f"the {name} differs from rank 0's: here `{ours.strip()}`, on rank 0 "
                 f"`{theirs.strip()}`; give every rank the same files"
             )
-
-
-def abort_on_exception(solver: Any) -> None:
-    """Lets an exception that nobody catches end all ranks; they would wait for this one forever."""
-
-    def hook(kind: Any, error: Any, trace: Any) -> None:
-        abort(error, solver.iter)
-
-    sys.excepthook = hook
-
-
-def abort(error: BaseException, iteration: int) -> None:
-    """Says what happened on this rank and ends all of them."""
-    trace = traceback.format_exception(type(error), error, error.__traceback__)
-    announce(comm.rank, iteration, f"{type(error).__name__}: {error}\n\n{''.join(trace)}")
-    comm.Abort(1)

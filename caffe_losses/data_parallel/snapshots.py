@@ -28,17 +28,18 @@ def require_writable(prefix: str) -> None:
         raise ValueError(f"cannot write snapshots to {folder}: make it, or set snapshot_prefix")
 
 
-def write_snapshot(solver: Any, prefix: str) -> None:
+def write_snapshot(solver: Any, param: Any, prefix: str) -> None:
     """Takes a snapshot beside its final place and renames it, the weights before the state.
 
     A job that is killed at any time leaves files that are whole, and each state has its weights.
-    The solver must have been made with `partial_prefix(prefix)` as its snapshot_prefix.
+    The solver must have been made of `param` with `partial_prefix(prefix)` as its snapshot_prefix.
     """
     solver.snapshot()
+    # What else lies there may be of another run, in another format, that was killed.
+    suffix = ".h5" if param.snapshot_format == param.HDF5 else ""
     at_iteration = f"_iter_{solver.iter}"
-    hdf5 = ".h5" if os.path.exists(partial_prefix(prefix) + at_iteration + ".caffemodel.h5") else ""
-    weights = f"{at_iteration}.caffemodel{hdf5}"
-    state = f"{at_iteration}.solverstate{hdf5}"
+    weights = f"{at_iteration}.caffemodel{suffix}"
+    state = f"{at_iteration}.solverstate{suffix}"
     set_learned_net(partial_prefix(prefix) + state, prefix + weights)
     for name in (weights, state):
         with open(partial_prefix(prefix) + name, "rb") as file:

@@ -4,13 +4,14 @@ import hashlib
 import os
 import tempfile
 from collections import deque
-from typing import Any, Deque, MutableSequence
+from typing import Any, Deque, List, MutableSequence
 
+import numpy as np
 from google.protobuf import text_format
-from mpi4py import MPI
 
 from caffe_losses.data_parallel.gradients import GradientAverage
-from caffe_losses.data_parallel.mpi import abort, attach, comm, initialize, require_same
+from caffe_losses.data_parallel.mpi import attach_to, require_same, tell_caffe
+from caffe_losses.data_parallel.ranks import MPI, Meeting, comm
 from caffe_losses.data_parallel.snapshots import (
     final_prefix,
     partial_prefix,
@@ -22,42 +23,40 @@ from caffe_losses.import_caffe import caffe
 caffe_pb2 = caffe.proto.caffe_pb2
 
 
-def run_rank(options: Any, progress: MutableSequence[int]) -> None:
-    """Trains as one rank of the job. `progress` shows rank and iteration to the parent process."""
-    progress[0] = comm.rank
-    try:
-        train(options, progress)
-    except Exception as error:
-        abort(error, progress[1])
-    MPI.Finalize()  # a process that is forked from another does not do it by itself
-
-
-def train(options: Any, progress: MutableSequence[int]) -> None:
-    """From the solver file to the last snapshot."""
-    initialize()
+def train(options: Any, meeting: Meeting, progress: MutableSequence[int]) -> None:
+    """From the solver file to the last snapshot, as one rank of the job."""
+    tell_caffe()
     param = read_prototxt(options.solver, caffe_pb2.SolverParameter())
     require_same("solver", str(param))
+    require_cpu(param)
     net = read_train_net(param)
     require_same("net", str(net))
+    require_images_and_labels_together(net)
     require_sharded_data(net)
     prefix = final_prefix(options.solver, param)
     require_writable(prefix)
     solver = make_solver(param, prefix)
     load_weights(solver, options.snapshot, options.weights)
-    gradients = attach(solver, options.sync_counts)
+    gradients = attach_to(meeting, solver, options.sync_counts)
+    meeting.rank_0_tests = lambda iteration: is_due(param.test_interval, iteration)
 
-    display = Display(param, gradients)
+    display = Display(param, solver, gradients)
     while solver.iter < param.max_iter:
         progress[1] = solver.iter
+        learning_rate = solver.lr  # of this iteration; after it, of the next one
         solver.step(1)
-        if comm.rank == 0:
-            display.show(solver.iter - 1)
-            if is_due(param.snapshot, solver.iter) or (
-                solver.iter == param.max_iter and param.snapshot_after_train
-            ):
-                write_snapshot(solver, prefix)
+        display.show_step(solver.iter - 1, learning_rate)
+        if comm.rank == 0 and snapshot_is_due(param, solver.iter):
+            write_snapshot(solver, param, prefix)
+    display.show_end(solver.iter)
     if comm.rank == 0 and is_due(param.test_interval, solver.iter):
         solver.solve()  # all iterations are done: this runs the last test
+
+
+def snapshot_is_due(param: Any, iteration: int) -> bool:
+    """Whether Caffe takes a snapshot after so many iterations."""
+    last = iteration == param.max_iter and param.snapshot_after_train
+    return last or is_due(param.snapshot, iteration)
 
 
 def is_due(interval: int, iteration: int) -> bool:
@@ -85,16 +84,62 @@ def read_train_net(param: Any) -> Any:
     return read_prototxt(path, caffe_pb2.NetParameter())
 
 
+def require_cpu(param: Any) -> None:
+    """Raises ValueError for a solver that asks for a GPU; one that says nothing gets the CPU."""
+    if param.HasField("solver_mode") and param.solver_mode == param.GPU:
+        raise ValueError(
+            "the solver says `solver_mode: GPU`, but ranks train on CPUs: write `solver_mode: CPU` "
+            "(on the GPUs of one machine `caffe train --gpu all` is data-parallel by itself)"
+        )
+
+
+def data_layers(net: Any) -> List[Any]:
+    """The layers of the train net that read data: those without a bottom, but for constants."""
+
+    def phases(rules: Any) -> List[int]:
+        return [rule.phase for rule in rules if rule.HasField("phase")]
+
+    return [
+        layer
+        for layer in net.layer
+        if not layer.bottom
+        and layer.type not in ("DummyData", "Input", "Parameter")
+        and caffe_pb2.TEST not in phases(layer.include)
+        and caffe_pb2.TRAIN not in phases(layer.exclude)
+    ]
+
+
+INSTEAD = (
+    "convert images and labels to LMDB for Data layers or to one HDF5Data layer, which are shared "
+    "out among the ranks, or read both in one Python layer"
+)
+
+
+def require_images_and_labels_together(net: Any) -> None:
+    """Raises ValueError for a layer that shuffles its images apart from another layer's labels."""
+    layers = data_layers(net)
+    for layer in layers:
+        others = [other.name for other in layers if other is not layer]
+        if layer.type == "ImageData" and layer.image_data_param.shuffle and others:
+            raise ValueError(
+                f"layer {layer.name}: Caffe's ImageData with `shuffle: true` draws an order of its "
+                f"own, so its images do not belong to what {', '.join(others)} read; {INSTEAD}"
+            )
+
+
 def require_sharded_data(net: Any) -> None:
     """Raises ValueError for a data layer that would give every rank the same images."""
-    for layer in net.layer:
-        phases = [rule.phase for rule in layer.include if rule.HasField("phase")]
-        unshuffled = layer.type == "ImageData" and not layer.image_data_param.shuffle
-        if comm.size > 1 and unshuffled and caffe_pb2.TEST not in phases:
+    layers = data_layers(net)
+    for layer in layers:
+        if layer.type == "ImageData" and not layer.image_data_param.shuffle and comm.size > 1:
+            shuffle = (
+                "set `shuffle: true` (each rank then draws an order of its own), or "
+                if len(layers) == 1
+                else ""
+            )
             raise ValueError(
-                f"layer {layer.name}: Caffe's ImageData is not sharded, so every rank would read "
-                f"the same images; set `shuffle: true` (each rank then draws an order of its own) "
-                f"or convert the images to LMDB for a Data layer"
+                f"layer {layer.name}: Caffe's ImageData is not shared out, so every rank would "
+                f"read the same images; {shuffle}{INSTEAD}"
             )
 
 
@@ -135,29 +180,66 @@ def sha256(path: str) -> str:
 
 
 class Display:
-    """Prints the loss of all ranks, smoothed as Caffe smooths it, and where the time goes."""
+    """Logs what Caffe logs of training, with means over all ranks, and the time of averaging."""
 
-    def __init__(self, param: Any, gradients: GradientAverage) -> None:
+    def __init__(self, param: Any, solver: Any, gradients: GradientAverage) -> None:
         self.interval = param.display
+        self.solver = solver
         self.gradients = gradients
         self.losses: Deque[float] = deque(maxlen=param.average_loss)
+        self.log("Solving")
+        self.log(f"Learning Rate Policy: {param.lr_policy}")
         self.restart()
+
+    def log(self, line: str) -> None:
+        if comm.rank == 0:
+            caffe.log(line)
 
     def restart(self) -> None:
         self.since = MPI.Wtime()
         self.seconds_before = self.gradients.seconds
         self.iterations = 0
 
-    def show(self, iteration: int) -> None:
+    def smoothed(self) -> float:
+        """The loss as Caffe smooths it, with the last one."""
         self.losses.append(self.gradients.loss)
+        return sum(self.losses) / len(self.losses)
+
+    def show_step(self, iteration: int, learning_rate: float) -> None:
+        """After the step of this iteration, on every rank."""
+        loss = self.smoothed()
         self.iterations += 1
+        if not is_due(self.interval, iteration):
+            return
+        seconds = MPI.Wtime() - self.since
+        averaging = (self.gradients.seconds - self.seconds_before) / seconds
+        self.log(
+            f"Iteration {iteration} ({self.iterations / seconds:.6g} iter/s, "
+            f"{seconds:.6g}s/{self.iterations} iters), loss = {loss:.6g}"
+        )
+        for line in output_lines(self.solver.net, self.gradients.meeting):
+            self.log(line)
+        self.log(f"Iteration {iteration}, lr = {learning_rate:.6g}")
+        self.log(f"Iteration {iteration}, {averaging:.0%} of the time in averaging gradients")
+        self.restart()
+
+    def show_end(self, iteration: int) -> None:
+        """After the last step, on every rank: Caffe ends with the loss of one more batch."""
         if is_due(self.interval, iteration):
-            seconds = MPI.Wtime() - self.since
-            averaging = (self.gradients.seconds - self.seconds_before) / seconds
-            loss = sum(self.losses) / len(self.losses)
-            print(
-                f"Iteration {iteration}, loss = {loss:.6g} ({self.iterations / seconds:.3g} "
-                f"iter/s, {averaging:.0%} of the time in averaging gradients)",
-                flush=True,
-            )
-            self.restart()
+            self.gradients.forward()
+            self.log(f"Iteration {iteration}, loss = {self.smoothed():.6g}")
+
+
+def output_lines(net: Any, meeting: Meeting) -> List[str]:
+    """The outputs of the last forward as Caffe shows them; each is the mean over all ranks."""
+    values = np.concatenate([[], *(net.blobs[name].data.ravel() for name in net.outputs)])
+    meeting.sum(values)
+    means = iter(values / comm.size)
+    weights = net.blob_loss_weights
+    lines: List[str] = []
+    for name in net.outputs:
+        for _, value in zip(range(net.blobs[name].count), means):
+            weighted = weights[name] * value
+            loss = f" (* {weights[name]:.6g} = {weighted:.6g} loss)" if weights[name] else ""
+            lines.append(f"    Train net output #{len(lines)}: {name} = {value:.6g}{loss}")
+    return lines

@@ -7,7 +7,7 @@ import numpy as np
 
 from caffe_losses.elementary import ZERO
 from caffe_losses.loops import engine
-from caffe_losses.loops.parts import ROW, Index, Part, blocks, parts
+from caffe_losses.loops.parts import PART, ROW, Index, Part, blocks, parts
 from caffe_losses.loops.rows import after, mark_any_channel, tally
 from caffe_losses.loops.threads import for_each_part
 
@@ -20,8 +20,10 @@ class Counts:
 
     def __init__(self, kinds: np.ndarray) -> None:
         self.classes = kinds[:, :, :2].transpose(2, 0, 1)  # (2, images, channels): above 0, and 0
-        self.ignored = int(kinds[:, :, 2].sum())  # the ignore_label
-        self.wrong = int(kinds[:, :, 3].sum())  # out of range, NaN among them
+        others = kinds.reshape(-1, 4)
+        others = others[0] if len(others) == 1 else others.sum(axis=0)
+        self.ignored = int(others[2])  # the ignore_label
+        self.wrong = int(others[3])  # out of range, NaN among them
 
 
 def count(
@@ -88,6 +90,10 @@ def compiled_loop() -> Loop:
     ) -> np.ndarray:
         batch, channels, positions = label.shape
         size = (1 if any_channel else channels) * positions
+        counts = np.zeros((*groups, 4))
+        if batch * size <= PART:
+            count_rows_compiled(label, limits, any_channel, counts, 0, batch * size)
+            return counts
 
         def count_part(part: Part) -> Tuple[slice, np.ndarray]:
             first, last = part[0] // size, -(-part[1] // size)
@@ -97,7 +103,6 @@ def compiled_loop() -> Loop:
             count_rows_compiled(label[first:last], limits, any_channel, own, start, stop)
             return images, own
 
-        counts = np.zeros((*groups, 4))
         for images, own in for_each_part(count_part, parts(batch * size)):
             counts[images] += own
         return counts

@@ -16,9 +16,10 @@ BLOCK = 32 * ROW
 
 
 @functools.lru_cache(maxsize=64)
-def parts(count: int) -> List[Part]:
-    """The (start, stop) of the parts of so many elements."""
-    return [(start, min(start + PART, count)) for start in range(0, count, PART)]
+def parts(count: int, size: int = 1) -> List[Part]:
+    """The (start, stop) of the parts of so many things that have so many elements each."""
+    each = max(1, PART // max(size, 1))
+    return [(start, min(start + each, count)) for start in range(0, count, each)]
 
 
 @functools.lru_cache(maxsize=64)

@@ -49,14 +49,16 @@ def pointwise(formula: Formula, blobs: Blobs, weights: Weights, kind: Any = np.f
     """
     if kind == np.float64:
         return run_blocks(formula, blobs, weights, kind)
-    return loop(formula)(blobs, weights)
+    channels = blobs.prediction.shape[1]
+    is_shared = weights.any_channel or weights.mask.shape[1] == 1 < channels
+    return loop(formula, is_shared)(blobs, weights)
 
 
 @functools.lru_cache(maxsize=None)
-def loop(formula: Formula) -> Loop:
-    """The loop of the engine for this formula."""
+def loop(formula: Formula, is_shared: bool) -> Loop:
+    """The loop of the engine for this formula; whether all channels share the mask."""
     plain: Loop = functools.partial(run_blocks, formula)
-    return engine.loop(lambda: compiled_loop(formula), plain)
+    return engine.loop(lambda: compiled_loop(formula, is_shared), plain)
 
 
 def takes_parameter(formula: Formula) -> bool:
@@ -122,18 +124,25 @@ def weight_of_block(weights: Weights, target: np.ndarray, index: Index) -> np.nd
 # Numba
 
 
-def compiled_loop(formula: Formula) -> Loop:
+def compiled_loop(formula: Formula, is_shared: bool) -> Loop:
     """Numba's loop for this formula."""
     from caffe_losses.loops import numba_engine
 
     run = numba_engine.loop(
-        run_rows, formula.__name__, (*EXAMPLE, 0, 1), formula=compiled_formula(formula)
+        run_positions if is_shared else run_rows,
+        formula.__name__,
+        (*EXAMPLE, 0, 1),
+        formula=compiled_formula(formula),
     )
 
     def run_parts(blobs: Blobs, weights: Weights) -> float:
+        batch, channels, positions = blobs.prediction.shape
+
         def run_part(part: Part) -> float:
             return run(blobs, weights, *part)
 
+        if is_shared:
+            return total(for_each_part(run_part, parts(batch * positions, channels)))
         return total(for_each_part(run_part, parts(blobs.prediction.size)))
 
     return run_parts
@@ -214,6 +223,41 @@ def run_rows(blobs: Blobs, weights: Weights, start: int, stop: int) -> float:
     return result
 
 
+def run_positions(blobs: Blobs, weights: Weights, start: int, stop: int) -> float:
+    """The sum over all channels of the positions from start to stop, which share their weights."""
+    x, t, gradient, opposite = blobs.prediction, blobs.target, blobs.gradient, blobs.opposite
+    channels, positions = x.shape[1:]
+    parameter, weight = np.empty(ROW, np.float32), np.empty(ROW, np.float32)
+    unwanted = np.empty(ROW, np.float32)
+    result = 0.0
+    while start < stop:
+        image, position = start // positions, start % positions
+        length = min(positions - position, ROW, stop - start)
+        here = slice(position, position + length)
+        if weights.any_channel:
+            mark_any_channel(weight[:length], weights.mask, image, here)
+            weigh_marked(weight[:length], *table_of(weights, image, 0))
+        else:
+            weigh_classes(
+                weight[:length], weights.mask[image, 0, here], *table_of(weights, image, 0)
+            )
+        for channel in range(channels):
+            fill(parameter[:length], blobs.parameter[min(channel, blobs.parameter.size - 1)])
+            out = gradient[image, channel, here] if gradient.size else unwanted[:length]
+            result += run_row(
+                x[image, channel, here],
+                t[image, channel, here],
+                parameter[:length],
+                weight[:length],
+                out,
+                blobs.loss_weight,
+            )
+            if opposite.size:
+                copy(opposite[image, channel, here], out, -ONE)
+        start += length
+    return result
+
+
 def differ(weights: Weights) -> bool:
     """Whether not all elements weigh the same."""
     ignored = weights.ignore_label
@@ -225,21 +269,21 @@ def weigh(
     weight: np.ndarray, target: np.ndarray, weights: Weights, image: int, channel: int, start: int
 ) -> None:
     """Sets the weights of a run of elements of one channel."""
-    table = weights.positive.shape
-    row, column = min(image, table[0] - 1), min(channel, table[1] - 1)
-    positive, negative = weights.positive[row, column], weights.negative[row, column]
+    positive, negative = table_of(weights, image, channel)
     here = slice(start, start + weight.size)
-    mask, of_element = weights.mask, weights.of_element
-    if mask.size == 0:
-        fill(weight, positive)
-    elif weights.any_channel:
-        mark_any_channel(weight, mask, image, here)
-        weigh_marked(weight, positive, negative)
+    of_element = weights.of_element
+    if weights.mask.size:
+        weigh_classes(weight, weights.mask[image, channel, here], positive, negative)
     else:
-        weigh_classes(
-            weight, mask[image, min(channel, mask.shape[1] - 1), here], positive, negative
-        )
+        fill(weight, positive)
     if weights.ignore_label == weights.ignore_label:
         ignore(weight, target, weights.ignore_label)
     if of_element.size:
         multiply(weight, of_element[image, min(channel, of_element.shape[1] - 1), here])
+
+
+def table_of(weights: Weights, image: int, channel: int) -> Tuple[Any, Any]:
+    """What the positive and the negative class of an image and channel weigh."""
+    images, channels = weights.positive.shape
+    row, column = min(image, images - 1), min(channel, channels - 1)
+    return weights.positive[row, column], weights.negative[row, column]

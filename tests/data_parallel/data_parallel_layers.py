@@ -1,7 +1,10 @@
 """Layers for the nets of test_data_parallel.py, which fail on purpose."""
 
+import ctypes
 import os
 import signal
+import sys
+import time
 
 import caffe
 import numpy as np
@@ -57,3 +60,29 @@ class KilledLayer(FailingLayer):
 class AbortingLayer(FailingLayer):
     def fail(self, top):
         top[0].reshape(-1)  # a failed check inside Caffe
+
+
+class ExitingLayer(FailingLayer):
+    def fail(self, top):
+        sys.exit(0)
+
+
+class InterruptedLayer(FailingLayer):
+    def fail(self, top):
+        os.kill(os.getppid(), signal.SIGINT)  # the process that mpirun knows
+        time.sleep(30)
+
+
+class ClosingLayer(FailingLayer):
+    def fail(self, top):
+        raise GeneratorExit
+
+
+class HangingLayer(FailingLayer):
+    def fail(self, top):
+        ctypes.PyDLL(None).sleep(60)  # as in C++: no Python thread runs meanwhile
+
+
+class SlowLayer(FailingLayer):
+    def fail(self, top):
+        time.sleep(1.5)

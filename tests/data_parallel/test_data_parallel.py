@@ -110,6 +110,11 @@ def in_folder_with_data(tmp_path, monkeypatch):
         file["label"] = label
         file["number"] = random.normal(size=(images, 1)).astype(np.float32)
     write("data.txt", "data.h5\n")
+    # caffe.io imports scikit-image to read pictures, which takes half of the time that a rank needs
+    # to start; nothing here reads pictures.
+    os.makedirs("without/skimage")
+    for module, text in ("__init__", ""), ("io", ""), ("transform", "resize = None"):
+        write(f"without/skimage/{module}.py", text)
 
 
 def write(path, text):
@@ -128,7 +133,12 @@ def write_solver(name, layers, batch, settings=SGD, extra=""):
 
 
 def environment(log_level=2):
-    paths = [ROOT, os.path.join(ROOT, "tests", "data_parallel"), os.environ.get("PYTHONPATH", "")]
+    paths = [
+        os.path.abspath("without"),
+        ROOT,
+        os.path.join(ROOT, "tests", "data_parallel"),
+        os.environ.get("PYTHONPATH", ""),
+    ]
     return dict(
         os.environ,
         PYTHONPATH=os.pathsep.join(filter(None, paths)),
@@ -149,8 +159,12 @@ def command(ranks, solver, *options):
 
 def mpirun(*arguments, timeout=120, log_level=2):
     """The finished job; its stdout and stderr are text."""
+    return run("mpirun", "--oversubscribe", *arguments, timeout=timeout, log_level=log_level)
+
+
+def run(*arguments, timeout=120, log_level=2):
     return subprocess.run(
-        ["mpirun", "--oversubscribe", *arguments],
+        arguments,
         env=environment(log_level),
         capture_output=True,
         text=True,
@@ -210,7 +224,7 @@ def the_message(job, rank):
 
 @pytest.mark.parametrize(
     "settings, ranks_and_iter_sizes",
-    [(SGD, [(2, 1), (2, 2), (4, 1)]), (ADAM, [(2, 2)])],
+    [(SGD, [(2, 2), (4, 1)]), (ADAM, [(2, 2)])],
     ids=["SGD", "Adam"],
 )
 def test_ranks_train_as_one_rank_with_the_whole_batch(settings, ranks_and_iter_sizes):
@@ -228,19 +242,44 @@ def test_losses_over_the_batch_need_synchronised_counts():
     assert largest_difference(one, apart) > 0.1
 
 
-def test_display_shows_the_mean_loss_of_all_ranks_once():
-    shown = []
-    for ranks in 1, 2:
-        solver = write_solver(
-            f"ranks{ranks}",
-            PER_IMAGE_HEADS,
-            batch=BATCH // (2 * ranks),
-            extra="display: 2 average_loss: 2 iter_size: 2 test_iter: 1 test_interval: 3",
-        )
-        found = re.findall(r"^Iteration (\d+), loss = (\S+)", train(ranks, solver), re.MULTILINE)
-        assert [int(iteration) for iteration, _ in found] == [0, 2, 4]
-        shown.append([float(loss) for _, loss in found])
-    np.testing.assert_allclose(shown[1], shown[0], rtol=1e-5)
+DISPLAYED = "display: 2 average_loss: 2 iter_size: 2 test_iter: 1 test_interval: 3"
+
+
+def displayed(log):
+    """The lines of training as Caffe logs them, without what depends on the time."""
+    lines = re.findall(r"\] (Iteration \d+[, (].*| +Train net output .*)", log)
+    return [
+        re.sub(r" \(\S+ iter/s, \S+ iters\)", "", line)
+        for line in lines
+        if "Testing net" not in line and "of the time" not in line
+    ]
+
+
+def numbers(lines):
+    return np.array(
+        [float(number) for line in lines for number in re.findall(r"-?\d[\d.e+-]*", line)]
+    )
+
+
+def test_display_shows_what_caffe_shows_with_means_over_all_ranks():
+    solver = write_solver("caffe", PER_IMAGE_HEADS, BATCH // 2, extra=DISPLAYED)
+    job = run("caffe", "train", "--solver", solver, log_level=0)
+    expected = displayed(job.stderr)
+    assert [line.split(",")[0] for line in expected if "loss = " in line and "Iter" in line] == [
+        f"Iteration {iteration}" for iteration in (0, 2, 4, 6)
+    ]
+    assert sum("Train net output #4: loss_weighted = " in line for line in expected) == 3
+    assert sum(", lr = " in line for line in expected) == 3
+
+    one = mpirun(*command(1, solver), log_level=0)
+    assert displayed(one.stderr) == expected
+
+    solver = write_solver("ranks2", PER_IMAGE_HEADS, BATCH // 4, extra=DISPLAYED)
+    two = displayed(mpirun(*command(2, solver), log_level=0).stderr)
+    assert [re.sub(r"\d\S*", "", line) for line in two] == [
+        re.sub(r"\d\S*", "", line) for line in expected
+    ]
+    np.testing.assert_allclose(numbers(two), numbers(expected), rtol=2e-5)
 
 
 DATABASE = """
@@ -266,11 +305,11 @@ def test_databases_are_shared_out_among_ranks():
 
 
 LIBRARY_SCRIPT = """
-import sys
+import sys, time
 import caffe, h5py
 from caffe_losses.data_parallel.mpi import attach, comm, initialize, rank_shard
 
-initialize()
+initialize(timeout=1)
 solver = caffe.get_solver("fed.prototxt")
 attach(solver)
 with h5py.File("data.h5", "r") as file:
@@ -280,11 +319,21 @@ for start in range(0, len(data), 4):
         shard = rank_shard(images[start : start + 4])
         solver.net.blobs[name].reshape(*shard.shape)
         solver.net.blobs[name].data[...] = shard
-    if sys.argv[1:] and solver.iter == 2 and comm.rank == 1:
-        raise KeyError("label")
+    if sys.argv[1:] and solver.iter == 2 and comm.rank == 0:
+        exec(sys.argv[1])
     solver.step(1)
 if comm.rank == 0:
+    time.sleep(0.5)  # the other ranks have ended
     solver.net.save(f"fed_by_{comm.size}.caffemodel")
+print(rank_shard(range(7)))
+sys.exit()
+"""
+CATCHING = """
+    try:
+        solver.step(1)
+        sys.exit(2)
+    except (RuntimeError, SystemExit):
+        pass
 """
 INPUTS = """
 layer { name: "data" type: "Input" top: "data" top: "number"
@@ -300,17 +349,13 @@ def write_library_script():
 
 def test_a_script_that_feeds_blobs_trains_as_one_rank():
     write_library_script()
-    for ranks in "1", "2":
+    for ranks, shards in ("1", ["range(0, 7)"]), ("2", ["range(0, 6, 2)", "range(1, 6, 2)"]):
         job = mpirun("-n", ranks, sys.executable, "script.py")
         assert job.returncode == 0, job.stderr
+        # Equally long, and nothing else is left out.
+        assert sorted(job.stdout.splitlines()) == shards
     one, two = (weights(f"fed_by_{ranks}.caffemodel") for ranks in "12")
     assert largest_difference(one, two) < 2e-6
-
-
-def test_rank_shards_are_equally_long_and_leave_nothing_else_out():
-    write("shards.py", "from caffe_losses.data_parallel.mpi import *; print(rank_shard(range(7)))")
-    job = mpirun("-n", "2", sys.executable, "shards.py")
-    assert sorted(job.stdout.split("\n")) == ["", "range(0, 6, 2)", "range(1, 6, 2)"]
 
 
 def test_rank_0_alone_tests_at_each_interval_and_at_the_end():
@@ -368,9 +413,12 @@ def load(caffemodel):
     return net.params
 
 
-def test_a_plain_caffe_solver_restores_the_snapshot():
+def test_a_plain_caffe_solver_restores_the_snapshot_whatever_a_killed_run_left():
+    for name in "caffemodel", "solverstate", "caffemodel.h5", "solverstate.h5":
+        write(f"solver.partial_iter_3.{name}", "of a run that was killed")
     solver = write_solver("solver", [REGRESSION], BATCH // 2, extra="snapshot: 3")
     train(2, solver)
+    assert not os.path.exists("solver_iter_3.caffemodel.h5")
     plain = caffe.get_solver(solver)
     plain.restore("solver_iter_3.solverstate")
     assert plain.iter == 3
@@ -404,18 +452,20 @@ def regression_through(layer, param_str):
 
 
 @pytest.mark.parametrize(
-    "layer, cause",
+    "layer, rank, cause",
     [
-        ("RaisingLayer", "RuntimeError: the disk is gone"),
-        ("NanLayer", "NaN or infinity in the loss loss, gradient of fc[0], gradient of fc[1];"),
-        ("KilledLayer", "died of SIGKILL"),
-        ("AbortingLayer", "died of SIGABRT"),
+        ("NanLayer", 1, "NaN or infinity in the loss loss, gradient of fc[0], gradient of fc[1];"),
+        ("KilledLayer", 0, "died of SIGKILL"),
+        ("AbortingLayer", 0, "died of SIGABRT"),
+        ("ExitingLayer", 0, "SystemExit: 0"),
+        ("InterruptedLayer", 0, "KeyboardInterrupt"),
+        ("ClosingLayer", 0, "GeneratorExit"),
     ],
 )
-def test_a_failing_rank_ends_the_job_with_one_message_and_a_whole_snapshot(layer, cause):
-    layers = [regression_through(layer, "1 4")]
+def test_a_failing_rank_ends_the_job_with_one_message_and_a_whole_snapshot(layer, rank, cause):
+    layers = [regression_through(layer, f"{rank} 4")]
     solver = write_solver("solver", layers, BATCH // 2, extra="snapshot: 2")
-    message = the_message(mpirun(*command(2, solver), timeout=30), rank=1)
+    message = the_message(mpirun(*command(2, solver), timeout=30), rank)
     assert "at iteration 4" in message and cause in message
     caffe.get_solver(solver).restore("solver_iter_4.solverstate")
 
@@ -426,11 +476,81 @@ def test_ranks_that_fail_alike_give_one_message():
     assert "at iteration 2" in message
 
 
-def test_an_exception_in_a_script_ends_the_job_with_one_message():
+@pytest.mark.parametrize(
+    "end, cause",
+    [
+        ("import os; os.kill(os.getpid(), 2)", "KeyboardInterrupt"),
+        ("sys.exit('no images')", "SystemExit: its script ended with status 'no images'"),
+        ("break", "its script ended, as by sys.exit or with fewer steps, while other ranks go on"),
+        ("time.sleep(60)", "the other ranks have waited 1 seconds (the timeout) for it; it hangs"),
+    ],
+)
+def test_an_end_of_one_ranks_script_ends_the_job_with_one_message(end, cause):
     write_library_script()
-    job = mpirun("-n", "2", sys.executable, "script.py", "fail")
-    message = the_message(job, rank=1)
-    assert "at iteration 2" in message and "KeyError: 'label'" in message
+    if end == "break":
+        rewrite("script.py", "script.py", "exec(sys.argv[1])", end)
+    job = mpirun("-n", "2", sys.executable, "script.py", end, timeout=30)
+    message = the_message(job, rank=0)
+    assert "at iteration 2" in message and cause in message
+
+
+def test_an_exit_of_a_layer_in_a_script_ends_the_job_with_one_message():
+    write_library_script()
+    write("fed_net.prototxt", INPUTS + regression_through("ExitingLayer", "0 2"))
+    message = the_message(mpirun("-n", "2", sys.executable, "script.py", timeout=30), rank=0)
+    assert "at iteration 2" in message
+    assert "its script ended, as by sys.exit or with fewer steps, while other ranks" in message
+
+
+def test_scripts_that_catch_what_ends_a_step_on_all_ranks_end_as_any_other():
+    write_library_script()
+    write("fed_net.prototxt", INPUTS + regression_through("RaisingLayer", "all 2"))
+    rewrite("script.py", "script.py", "    solver.step(1)", CATCHING)
+    job = mpirun("-n", "2", sys.executable, "script.py", timeout=30)
+    assert (job.returncode, job.stderr) == (0, "")
+
+
+def test_a_rank_that_hangs_is_named_after_the_timeout():
+    layers = [regression_through("HangingLayer", "1 4")]
+    job = command(3, write_solver("solver", layers, 1), "--timeout", "1")
+    message = the_message(mpirun(*job, timeout=30), rank=1)
+    assert "at iteration 4" in message
+    assert "the other ranks have waited 1 seconds (the timeout) for it" in message
+
+
+def test_rank_0_may_test_for_longer_than_the_timeout():
+    slow = """
+    layer { name: "slow" type: "Python" bottom: "fc" top: "slow" include { phase: TEST }
+            python_param { module: "data_parallel_layers" layer: "SlowLayer" param_str: "0 1" } }
+    """
+    extra = "test_iter: 1 test_interval: 3"
+    solver = write_solver("solver", [REGRESSION, slow], 2, extra=extra)
+    assert train(2, solver, "--timeout", "0.5") == ""
+
+
+def test_where_caffe_is_missing_one_message_says_how_to_get_it():
+    os.mkdir("modules")
+    write("modules/caffe.py", "raise ImportError('no caffe here')")
+    job = mpirun("-x", "PYTHONPATH=modules:" + ROOT, *command(2, "solver.prototxt"))
+    message = the_message(job, rank=0)
+    assert "before the first iteration: ImportError: the loss layers need Caffe" in message
+    assert "no caffe here" in message and "python3-caffe" in message
+
+
+def test_where_mpi4py_is_missing_an_error_says_how_to_get_it():
+    os.mkdir("modules")
+    write("modules/mpi4py.py", "raise ImportError('no MPI here')")
+    job = run("env", f"PYTHONPATH=modules:{ROOT}", *command(1, "solver.prototxt")[2:])
+    assert job.returncode == 1
+    assert "needs mpi4py and an MPI: no MPI here" in job.stderr
+    assert "python3-mpi4py" in job.stderr
+
+
+@pytest.mark.parametrize("timeout", ["-1", "nan", "inf", "soon"])
+def test_a_timeout_that_is_no_number_of_seconds_is_an_error(timeout):
+    job = run(*command(1, "solver.prototxt", f"--timeout={timeout}")[2:])
+    assert job.returncode == 2
+    assert "--timeout" in job.stderr and timeout in job.stderr
 
 
 def test_a_kill_while_a_snapshot_is_written_leaves_whole_ones():
@@ -487,27 +607,79 @@ layer { name: "photos" type: "ImageData" top: "photos" top: "photo_label"
 """
 
 
+SHUFFLED = IMAGES.replace('"photos.txt"', '"photos.txt" shuffle: true')
+CANNOT_WORK = [
+    (REGRESSION + IMAGES, "", "images; convert images and labels to LMDB"),
+    (
+        REGRESSION + SHUFFLED,
+        "",
+        "layer photos: Caffe's ImageData with `shuffle: true` draws an order of its own, so its "
+        "images do not belong to what data read; convert images and labels to LMDB",
+    ),
+    (NO_LOSS_WEIGHT, "", "parameters but no loss_weight"),
+    (REGRESSION, 'snapshot_prefix: "missing/run"', "cannot write snapshots to missing"),
+    (REGRESSION, "momentun: 1", 'has no field named "momentun"'),
+    (REGRESSION, "solver_mode: GPU", "write `solver_mode: CPU`"),
+]
+TRY_SOLVERS = """
+import sys
+from argparse import Namespace
+from caffe_losses.data_parallel import ranks, training
+
+meeting = ranks.Meeting()
+for solver in sys.argv[1:]:
+    options = Namespace(solver=solver, weights=None, snapshot=None, sync_counts=False)
+    try:
+        training.train(options, meeting, [0, -1])
+    except ValueError as error:
+        if ranks.comm.rank == 0:
+            print(error, flush=True)
+"""
+
+
+def errors_of(*solvers):
+    """What two ranks say of these solvers, a line for each."""
+    write("try_solvers.py", TRY_SOLVERS)
+    job = mpirun("-n", "2", sys.executable, "try_solvers.py", *solvers)
+    assert job.returncode == 0, job.stderr
+    return job.stdout.splitlines()
+
+
+def test_a_job_that_cannot_work_is_an_error_before_the_first_iteration():
+    solvers = [
+        write_solver(f"solver{i}", [layers], 2, extra=extra)
+        for i, (layers, extra, _) in enumerate(CANNOT_WORK)
+    ]
+    found = errors_of(*solvers)
+    assert len(found) == len(CANNOT_WORK)
+    for error, (_, _, expected) in zip(found, CANNOT_WORK):
+        assert expected in error
+
+
+def test_a_single_image_layer_must_be_shuffled():
+    alone = 'layer { name: "data" type: "ImageData" top: "data" top: "number" image_data_param {'
+    write("net.prototxt", alone + ' source: "photos.txt" } }' + REGRESSION)
+    write("solver.prototxt", f'net: "net.prototxt" max_iter: 1 {SGD}')
+    (error,) = errors_of("solver.prototxt")
+    assert "every rank would read the same images; set `shuffle: true`" in error
+
+
 @pytest.mark.parametrize(
-    "layers, extra, options, expected",
+    "option, expected",
     [
-        (NO_LOSS_WEIGHT, "", [], "parameters but no loss_weight"),
-        (REGRESSION + IMAGES, "", [], "layer photos: Caffe's ImageData is not sharded"),
-        (REGRESSION, 'snapshot_prefix: "missing/run"', [], "cannot write snapshots to missing"),
-        (REGRESSION, "", ["--snapshot", "gone"], "No such file or directory: 'gone'"),
-        (REGRESSION, "", ["--weights", "gone"], "no weights at gone"),
-        (REGRESSION, "momentun: 1", [], 'has no field named "momentun"'),
+        ("--snapshot", "No such file or directory: 'gone'"),
+        ("--weights", "no weights at gone"),
     ],
-    ids=["no loss_weight", "ImageData", "folder", "snapshot", "weights", "typing error"],
 )
-def test_a_job_that_cannot_work_ends_before_the_first_iteration(layers, extra, options, expected):
-    solver = write_solver("solver", [layers], 2, extra=extra)
-    message = the_message(mpirun(*command(2, solver, *options)), rank=0)
+def test_a_file_to_start_from_that_is_missing_ends_the_job(option, expected):
+    solver = write_solver("solver", [REGRESSION], 2)
+    message = the_message(mpirun(*command(2, solver, option, "gone")), rank=0)
     assert "before the first iteration" in message and expected in message
 
 
 def test_attach_refuses_a_solver_made_before_the_ranks_were_known():
     write_library_script()
-    rewrite("script.py", "script.py", "initialize()\n", "\n")
+    rewrite("script.py", "script.py", "initialize(timeout=1)\n", "\n")
     assert "call initialize() before" in the_message(
         mpirun("-n", "2", sys.executable, "script.py"), 0
     )

@@ -174,7 +174,7 @@ def test_a_step_with_several_images_is_the_mean_of_steps_with_one(row):
 def exchanged(monkeypatch):
     """How many counts each exchange with other ranks has."""
     sizes = []
-    monkeypatch.setattr(batch_counts, "_reduction", lambda own: sizes.append(own.size) or own)
+    monkeypatch.setattr(batch_counts, "_mean", lambda own: sizes.append(own.size) or own)
     return sizes
 
 

@@ -2,10 +2,12 @@
 
 The real mmdebstrap and bubblewrap need a network and rights that a test has no business to need, so
 small scripts take their place on a PATH that holds nothing else but the ordinary tools. Everything
-that with-caffe itself decides is real: what it looks for, builds, keeps, reports and returns.
+that with-caffe itself decides is real: what it looks for, builds, keeps, reports and returns. How
+processes end is tested in real mount namespaces.
 """
 
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,16 +19,24 @@ import pytest
 
 TOOLS = Path(__file__).resolve().parents[2] / "tools"
 ORDINARY = (
-    "bash cat cut dirname echo env flock grep id mkdir mv rm sed sha256sum sleep tar touch tr "
-    "true uname xargs"
+    "bash cat cut dirname echo env find flock grep id mkdir mv rm sed setsid sha256sum sleep stat "
+    "tail tar tee touch tr true uname xargs"
 ).split()
 NO_CAFFE = "exit 1"
-# Runs what follows the options and waits for it; a signal that is not ignored ends the waiting.
+# Enters nothing: says what holds the root, and runs the command.
 BWRAP = """
 printf '%s\\n' "$@" > "$RECORDS/bwrap"
-while [ "$1" != env ] && [ "$1" != true ]; do shift; done
-"$@" <&0 &
-wait $!
+case " $* " in *" hold_root "*) echo 4711 >&3 ;; esac
+"""
+NSENTER = """
+printf '%s\\n' "$@" > "$RECORDS/nsenter"
+while [ "$1" != /usr/bin/env ]; do shift; done
+exec "$@"
+"""
+# Bubblewrap without its mounts: a mount namespace in which everything is the machine's.
+BWRAP_WITHOUT_MOUNTS = f"""
+while [ "$1" != /bin/bash ] && [ "$1" != true ]; do shift; done
+exec {shutil.which("unshare")} {"" if os.getuid() == 0 else "--user --map-root-user"} --mount "$@"
 """
 # Writes a system of two directories as a tar stream. What it finds to read, it reads.
 MMDEBSTRAP = """
@@ -56,7 +66,9 @@ class Machine:
         }
         self.make("apt-get", 'echo "$*" >> "$RECORDS/apt-get"')
         self.make("python3", NO_CAFFE)
+        self.make("df", "echo Avail; echo 5000")
         self.make("bwrap", BWRAP)
+        self.make("nsenter", NSENTER)
         self.make("mmdebstrap", MMDEBSTRAP)
         self.make("unshare", 'shift; exec "$@"')
 
@@ -66,6 +78,13 @@ class Machine:
             path.unlink()
         path.write_text(f"#!{self.bin}/bash\n{script}\n")
         path.chmod(0o755)
+
+    def make_real_namespaces(self):
+        """Lets commands run in a mount namespace of their own, as this user."""
+        self.make("bwrap", BWRAP_WITHOUT_MOUNTS)
+        self.remove("nsenter", "id")
+        for name in "nsenter", "id":
+            (self.bin / name).symlink_to(shutil.which(name))
 
     def remove(self, *names):
         for name in names:
@@ -80,7 +99,7 @@ class Machine:
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             universal_newlines=True,
-            **{"env": self.environment, **options},
+            **{"env": self.environment, "stdin": subprocess.PIPE, **options},
         )
 
     def run(self, *command, **options):
@@ -201,6 +220,57 @@ def test_a_build_that_is_killed_is_not_taken_for_a_finished_one(machine, kill):
     assert len(machine.recorded("mmdebstrap")) == 2
 
 
+def test_a_root_of_which_a_part_was_deleted_is_built_anew(machine):
+    machine.run("true")
+    (name,) = machine.roots()
+    for part in "etc/hosts", ".complete":
+        built = len(machine.recorded("mmdebstrap"))
+        (machine.cache / name / part).unlink()
+        ran = machine.run("bash", "-c", "echo printed")
+        assert (ran.out, ran.returncode) == ("printed\n", 0)
+        assert f"parts of {machine.cache / name} were deleted" in ran.err
+        assert (machine.cache / name / part).exists()
+        assert len(machine.recorded("mmdebstrap")) == built + 1
+    assert machine.run("true").err == ""
+
+
+def test_a_disk_with_too_little_room_is_named_before_the_build(machine):
+    machine.make("df", "echo Avail; echo '  700'")
+    ran = machine.run("true", env={**machine.environment, "TMPDIR": str(machine.records)})
+    assert ran.returncode == 125
+    assert f"the disk of {machine.cache} has 700 MB free" in ran.err
+    assert "takes 2300 MB there" in ran.err and "XDG_CACHE_HOME" in ran.err
+    assert machine.recorded("mmdebstrap") == []
+    assert machine.roots() == []
+
+
+@pytest.mark.parametrize("tool", ["mmdebstrap", "tar"])
+def test_a_disk_that_gets_full_in_the_build_is_named_and_cleared(machine, tool):
+    machine.make(tool, "cat > /dev/null; echo '/a/file: No space left on device' >&2; exit 2")
+    ran = machine.run("true")
+    assert ran.returncode == 125
+    assert "/a/file: No space" in ran.err
+    assert f"could not build the root: the disk of {machine.cache} or of /var/tmp is" in ran.err
+    assert machine.roots() == []
+
+
+@pytest.mark.parametrize(
+    "mirror, advice",
+    [
+        ("http://wrong.example/", "from CAFFE_DEBIAN_MIRROR=http://wrong.example/, see above"),
+        ("", 'no longer has Debian 11. Old releases stay in archives, .* "Distribution archives"'),
+    ],
+    ids=["wrong", "default"],
+)
+def test_a_mirror_without_the_release_is_explained(machine, mirror, advice):
+    machine.make("mmdebstrap", "echo 'E: no Release file' >&2; exit 25")
+    ran = machine.run("true", env={**machine.environment, "CAFFE_DEBIAN_MIRROR": mirror})
+    assert ran.returncode == 125
+    assert "no Release file" in ran.err
+    assert re.search(advice, ran.err)
+    assert machine.roots() == []
+
+
 def test_two_runs_at_once_build_one_root(machine):
     machine.make("mmdebstrap", f"{MMDEBSTRAP}\nsleep 0.5")
     first, second = machine.start("true"), machine.start("true")
@@ -285,9 +355,21 @@ def test_the_system_is_the_root_and_everything_else_is_the_machine(machine):
     options = "\n".join(machine.recorded("bwrap"))
     assert f"--ro-bind\n{machine.cache}/{name}/usr\n/usr\n" in options
     assert f"--ro-bind\n{machine.cache}/{name}/etc\n/etc\n" in options
-    assert "--bind\n/tmp\n/tmp\n" in options
-    assert "--bind\n/home\n/home\n" in options
-    assert "--bind\n/usr\n" not in options
+    for directory in "/tmp", "/home", "/dev", "/proc":
+        assert f"--dev-bind\n{directory}\n{directory}\n" in options
+    assert "--dev-bind\n/usr\n" not in options
+    assert "--unshare" not in options  # processes are the machine's
+
+
+@pytest.mark.parametrize("hidden", ["checkout", "working directory"])
+def test_a_directory_that_the_root_hides_is_an_error(machine, tmp_path, hidden):
+    directories = {"cwd": "/usr/share" if hidden == "working directory" else str(tmp_path)}
+    if hidden == "checkout":  # a test has nothing to write in /usr
+        machine.make("dirname", "echo /usr/share/doc")
+    ran = machine.run("true", **directories)
+    assert ran.returncode == 125
+    assert "with-caffe: /usr/share cannot be seen in the root" in ran.err
+    assert machine.roots() == []
 
 
 def test_ctrl_c_reaches_the_command_and_its_status_comes_back(machine):
@@ -307,8 +389,100 @@ except KeyboardInterrupt:
     assert process.returncode == 5
 
 
+# ---- processes
+
+
+@pytest.fixture
+def real_namespaces(machine):
+    machine.run("true")  # builds the root
+    machine.make_real_namespaces()
+    if machine.run("true").returncode != 0:
+        pytest.skip("mount namespaces are not allowed here")
+    return machine
+
+
+# Children that a signal to their parent, its group or its session does not reach.
+LEAVE_CHILDREN = """
+setsid sleep 60 & echo $! >> "$RECORDS/children"
+nohup sleep 60 > /dev/null & echo $! >> "$RECORDS/children"
+(bash -c 'echo $$ >> "$RECORDS/children"; exec setsid sleep 60' &)
+echo started
+"""
+
+
+def test_the_command_has_the_process_id_of_with_caffe(real_namespaces):
+    process = real_namespaces.start("bash", "-c", "echo $$; sleep 0.1")
+    assert int(process.communicate(timeout=20)[0]) == process.pid
+
+
+@pytest.mark.parametrize("end", ["ended", "killed", "killed and never waited for"])
+def test_nothing_outlives_the_command(real_namespaces, end):
+    ends = "exit 37" if end == "ended" else "sleep 60"
+    process = real_namespaces.start("bash", "-c", LEAVE_CHILDREN + ends)
+    assert process.stdout.readline() == "started\n"
+    wait_until(lambda: len(real_namespaces.recorded("children")) == 3)
+    if end != "ended":
+        process.kill()
+    if end != "killed and never waited for":
+        assert process.wait() == (37 if end == "ended" else -signal.SIGKILL)
+    wait_until(lambda: not any(map(is_running, real_namespaces.recorded("children"))))
+    process.communicate()
+
+
+def is_running(process_id):
+    """Whether there is such a process that is no zombie."""
+    try:
+        status = Path(f"/proc/{process_id}/stat").read_text()
+    except (FileNotFoundError, ProcessLookupError):
+        return False
+    return status.rsplit(")")[-1].split()[0] != "Z"
+
+
+def test_two_commands_at_once_end_each_other_not(real_namespaces):
+    other = real_namespaces.start("bash", "-c", "read -r line; echo $line")
+    assert real_namespaces.run("bash", "-c", "sleep 60 & exit 0").returncode == 0
+    time.sleep(0.5)  # what ends the first command's child has had its turn
+    assert other.communicate("alive\n", timeout=20)[0] == "alive\n"
+
+
+def test_signals_are_for_the_command(real_namespaces):
+    script = "trap 'echo snapshot' HUP; echo ready; while true; do sleep 0.01; done"
+    process = real_namespaces.start("bash", "-c", script)
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGHUP)
+    assert process.stdout.readline() == "snapshot\n"
+    process.terminate()
+    process.communicate(timeout=20)
+    assert process.returncode == -signal.SIGTERM
+
+
 def wait_for(path):
+    wait_until(path.exists)
+
+
+def wait_until(condition):
     deadline = time.monotonic() + 30
-    while not path.exists():
-        assert time.monotonic() < deadline, f"{path} did not appear"
+    while not condition():
+        assert time.monotonic() < deadline
         time.sleep(0.01)
+
+
+# ---- tools/lint
+
+
+def test_two_first_runs_of_lint_at_once_install_once_and_leave_nothing_behind(machine):
+    machine.make(
+        "python3",
+        'case "$*" in\n'
+        "    --version) echo Python 3.9.2 ;;\n"
+        '    *" pip install "*) echo "$*" >> "$RECORDS/pip"; sleep 0.5; mkdir "$6" ;;\n'
+        '    *) echo "$2" >> "$RECORDS/checks" ;;\n'
+        "esac",
+    )
+    lint = [str(machine.tools / "lint")]
+    runs = [subprocess.Popen(lint, env=machine.environment) for _ in range(2)]
+    assert [run.wait(timeout=30) for run in runs] == [0, 0]
+    assert len(machine.recorded("pip")) == 1
+    assert sorted(machine.recorded("checks")) == ["mypy"] * 2 + ["ruff"] * 4
+    names = {path.name.split("-")[0] + path.suffix for path in machine.cache.iterdir()}
+    assert names == {"lint"} and len(list(machine.cache.iterdir())) == 2  # the linters, the lock
