@@ -59,10 +59,11 @@ class WeightedEuclideanLossLayer(LossLayer):
 
     Parameters:
         balance: "image" (default) counts P and Q in each image, so that a batch is the mean of its
-            images; "batch" counts them over the batch; "none" weighs every position that is not
-            ignored 1.
+            images; "batch" counts them over the batch; "channel" over the batch too, but in each
+            channel of the mask; "none" weighs every position that is not ignored 1.
         normalization: "WEIGHT" (default) divides by sum w of each image and by N (with balance
-            "batch" by sum w over the batch, and not by N). "BATCH_SIZE": L = 1/(2N) sum w (x - t)^2
+            "batch" by sum w over the batch, and not by N; with "channel" by sum w of each channel
+            over the batch and by C: the mean over channels). "BATCH_SIZE": L = 1/(2N) sum w (x - t)^2
             with gradient w (x - t) / N, the update that the layer published under this name really
             applied. "NONE", "FULL" (all elements) and "VALID" (elements not ignored) divide the
             half sum as Caffe's LossParameter means them.
@@ -84,7 +85,8 @@ class WeightedSigmoidCrossEntropyLossLayer(LossLayer):
     Gradient: w (sigmoid(x) - t) / (N sum_n w) to the score; zero to the label.
 
     Parameters:
-        balance: "image" (default), "batch" or "none", as in WeightedEuclideanLossLayer.
+        balance: "image" (default), "batch", "channel" or "none", as in WeightedEuclideanLossLayer.
+            With "channel" a rare attribute does not drown among others.
         normalization: "WEIGHT" (default), "BATCH_SIZE", "NONE", "FULL" or "VALID", as in
             WeightedEuclideanLossLayer without the factor 1/2.
         check_labels: "always" (default), "first" (the first batch) or "never" raise ValueError for

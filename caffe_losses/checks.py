@@ -86,13 +86,20 @@ def example_of(array: np.ndarray, wrong: np.ndarray) -> str:
     return f"{np.count_nonzero(wrong)} of {array.size} elements, the first {found} at {place}"
 
 
+def raise_for_elements(
+    layer: str, name: str, array: np.ndarray, wrong: np.ndarray, expected: str, fix: str
+) -> None:
+    """Raises ValueError for elements of a bottom that are wrong."""
+    raise ValueError(
+        f"{layer}: the {name} is wrong in {example_of(array, wrong)}; expected {expected}; {fix}"
+    )
+
+
 def raise_for_labels(
     layer: str, label: np.ndarray, wrong: np.ndarray, expected: str, fix: str
 ) -> None:
     """Raises ValueError for labels that are wrong."""
-    raise ValueError(
-        f"{layer}: the label is wrong in {example_of(label, wrong)}; expected {expected}; {fix}"
-    )
+    raise_for_elements(layer, "label", label, wrong, expected, fix)
 
 
 def require_finite(layer: str, name: str, array: np.ndarray, when: str) -> None:

@@ -23,6 +23,11 @@ def exp(z: Number) -> Number:
     return np.exp(z)
 
 
+def exp_of_sum(z: Number, tail: Number) -> Number:
+    """e^(z + tail) for z and tail <= 0, with the digits of the tail that z + tail would lose."""
+    return np.exp(z) * np.exp(tail)
+
+
 def log1p(e: Number) -> Number:
     """ln(1 + e) for e from 0 to 1, right to its last digits also where 1 + e rounds to 1."""
     # NumPy's log1p is not vectorised, its log is: ln(1 + y) / y hardly changes with y, so it may be
@@ -34,6 +39,11 @@ def log1p(e: Number) -> Number:
 def where(condition: Number, first: Number, second: Number) -> Number:
     """The first number where the condition holds, the second elsewhere; both are computed."""
     return np.where(condition, first, second)
+
+
+def floor(z: Number) -> Number:
+    """The largest whole number that is not above z."""
+    return np.floor(z)
 
 
 def absolute(z: Number) -> Number:

@@ -15,10 +15,13 @@ from caffe_losses.checks import require_finite_loss
 from caffe_losses.import_caffe import caffe
 from caffe_losses.loops.parts import Part, parts
 from caffe_losses.loops.threads import for_each_part
-from caffe_losses.loss import Evaluation, Loss
+from caffe_losses.loss import Evaluation, Loss, Weightless
 from caffe_losses.net_spec import spec_of
 
 Shape = Tuple[int, ...]
+
+# After so many batches in which nothing weighs anything there is a warning.
+FIRST_BATCHES = 10
 
 
 def reported(method: Callable[..., None]) -> Callable[..., None]:
@@ -111,6 +114,8 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
         self.wanted = [i == 0 for i in range(self.loss.differentiable)]
         self.left: Optional[LeftGradients] = None
         self.forwards_without_backward = 0
+        self.weightless: List[Weightless] = []  # the first batches, while nothing weighs anything
+        self.has_weights = False  # a batch weighed something
 
     @reported
     def reshape(self, bottom: Any, top: Any) -> None:
@@ -142,6 +147,7 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
             self.exchange,
         )
         loss = self.evaluate(evaluation)
+        self.warn_if_nothing_weighs(evaluation.weightless, self.bottoms[0].size)
         if any(wanted) and not evaluation.gradient_overflows:
             fingerprints = [fingerprint(diff) for diff in evaluation.gradients if diff is not None]
             self.left = LeftGradients(loss_weight, wanted, fingerprints)
@@ -225,6 +231,26 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
                 f"to it after the first iteration, so the net does not train on it; write "
                 f"`loss_weight: 1` in the layer, or `include {{ phase: TEST }}` if it is there to "
                 f"be watched",
+                stacklevel=2,
+            )
+
+    def warn_if_nothing_weighs(self, weightless: Optional[Weightless], size: int) -> None:
+        """Warns when nothing in the first training batches of a balanced loss weighs anything."""
+        if self.has_weights or size == 0 or self.phase != caffe.TRAIN:
+            return
+        self.has_weights = weightless is None
+        if weightless is None:
+            return
+        self.weightless.append(weightless)
+        if len(self.weightless) == FIRST_BATCHES:
+            self.has_weights = True  # warned once
+            positive, negative, ignored = map(sum, zip(*self.weightless))
+            warnings.warn(
+                f"{self.name}: nothing weighed anything in the first {FIRST_BATCHES} batches, so "
+                f"the net has not trained on this loss: P = {positive} positive (> 0), Q = "
+                f"{negative} negative (= 0) and {ignored} ignored (< 0) positions. Weights that "
+                f"balance two classes are 0 where one is missing: map labels of -1 and +1 to 0 and "
+                f'1, look for empty or full masks, or set "balance": "none"',
                 stacklevel=2,
             )
 

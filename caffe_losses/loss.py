@@ -3,7 +3,7 @@
 import functools
 import inspect
 import math
-from typing import Any, Callable, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -15,6 +15,8 @@ from caffe_losses.parameters import Parameter
 from caffe_losses.weights import NO_ARRAY, Weights
 
 ShapeCheck = Callable[..., None]
+# The positions of a balanced loss in which nothing weighs anything.
+Weightless = NamedTuple("Weightless", [("positive", int), ("negative", int), ("ignored", int)])
 
 
 def own_counts(*counts: float) -> Sequence[float]:
@@ -39,6 +41,7 @@ class Evaluation:
         self.check_labels = check_labels
         self.mean_over_ranks = mean_over_ranks  # of counts; ranks average their gradients
         self.gradient_overflows = False
+        self.weightless: Optional[Weightless] = None
 
     def pointwise(
         self,
@@ -47,27 +50,37 @@ class Evaluation:
         target: np.ndarray,
         weights: Weights,
         parameter: np.ndarray = NO_PARAMETER,
+        parameter_factor: np.ndarray = NO_ARRAY,
     ) -> float:
         """The weighted sum of a formula over all elements."""
         shape = batch_channel_position(prediction.shape)
-        blobs = self.blobs(prediction.reshape(shape), target.reshape(shape), parameter)
+        blobs = self.blobs(
+            prediction.reshape(shape), target.reshape(shape), parameter, parameter_factor
+        )
         return self.sum(functools.partial(pointwise, formula, weights=weights), blobs)
 
     def channel_sum(
         self, formula: Formula, prediction: np.ndarray, target: np.ndarray, weight: float
     ) -> float:
         """The weighted sum of a formula of sums over axis 1; all arrays have three axes."""
-        blobs = self.blobs(prediction, target, NO_PARAMETER)
+        blobs = self.blobs(prediction, target)
         return self.sum(functools.partial(channel_sum, formula, weight=weight), blobs)
 
-    def blobs(self, prediction: np.ndarray, target: np.ndarray, parameter: np.ndarray) -> Blobs:
+    def blobs(
+        self,
+        prediction: np.ndarray,
+        target: np.ndarray,
+        parameter: np.ndarray = NO_PARAMETER,
+        parameter_factor: np.ndarray = NO_ARRAY,
+    ) -> Blobs:
         """The arrays (N, C, S) of a loop, with the gradients that are wanted."""
         wanted = [NO_ARRAY, NO_ARRAY]
         for i, gradient in enumerate(self.gradients):
             if gradient is not None:
                 wanted[i] = gradient.reshape(prediction.shape)
+        loss_weight = np.float32(self.loss_weight)
         return Blobs(
-            prediction, target, wanted[0], wanted[1], parameter, np.float32(self.loss_weight)
+            prediction, target, wanted[0], wanted[1], parameter, parameter_factor, loss_weight
         )
 
     def sum(self, loop: Callable[..., float], blobs: Blobs) -> float:

@@ -13,6 +13,7 @@ from typing import Any, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
+from caffe_losses import formulas
 from caffe_losses.checks import (
     FLOAT32_MAX,
     LABEL_TOLERANCE,
@@ -20,14 +21,14 @@ from caffe_losses.checks import (
     batch_channel_position,
     batch_size,
     product,
+    raise_for_elements,
     raise_for_labels,
     require_mask,
     require_same_layout,
     require_same_shape,
 )
-from caffe_losses.formulas import half_squared_error, sigmoid_cross_entropy
-from caffe_losses.loops.counting import count
-from caffe_losses.loss import Evaluation, loss
+from caffe_losses.loops.counting import Counts, count
+from caffe_losses.loss import Evaluation, Weightless, loss
 from caffe_losses.parameters import (
     CHECK_LABELS,
     REQUIRED,
@@ -35,8 +36,18 @@ from caffe_losses.parameters import (
     Choice,
     Number,
     NumberForEachChannel,
+    OrNone,
 )
-from caffe_losses.weights import NO_ARRAY, balanced, groups_of, normalizer, uniform
+from caffe_losses.weights import (
+    NO_ARRAY,
+    Weights,
+    balanced,
+    groups_of,
+    normalizer,
+    of_classes,
+    uniform,
+    uniform_in_each_image,
+)
 
 BALANCE = Choice("image", "batch", "channel", "none", default="image")
 NORMALIZATION = Choice("WEIGHT", "BATCH_SIZE", "NONE", "FULL", "VALID", default="WEIGHT")
@@ -52,7 +63,9 @@ def check_pair(name: str, settings: Mapping[str, Any], prediction: Shape, target
 def euclidean(evaluation: Evaluation, prediction: np.ndarray, target: np.ndarray) -> float:
     """Euclidean loss, 1/(2N) sum (x - t)^2, of a prediction (N, ...) and a target (the same)."""
     (batch,) = evaluation.mean_over_ranks(batch_size(prediction))
-    return evaluation.pointwise(half_squared_error, prediction, target, uniform(1 / (batch or 1)))
+    return evaluation.pointwise(
+        formulas.half_squared_error, prediction, target, uniform(1 / (batch or 1))
+    )
 
 
 def check_masked(
@@ -89,13 +102,44 @@ def weighted_euclidean(
     > 0 positive, = 0 negative, < 0 ignored. Without a mask a position is positive where any channel
     of the target is not 0.
     """
+    weights = weights_of_mask(evaluation, prediction, target, mask, balance, normalization)
+    if weights is None:
+        return math.nan
+    return evaluation.pointwise(formulas.half_squared_error, prediction, target, weights)
+
+
+def weights_of_mask(
+    evaluation: Evaluation,
+    prediction: np.ndarray,
+    target: np.ndarray,
+    mask: Optional[np.ndarray],
+    balance: str,
+    normalization: str,
+) -> Optional[Weights]:
+    """Balanced weights by a mask, or by the target; None where it is not finite.
+
+    What is not finite is neither positive nor negative.
+    """
     shape = batch_channel_position(prediction.shape)
     any_channel = mask is None
-    layout = positions_of(target if mask is None else mask, shape)
+    layout = positions_of(target if mask is None else mask, prediction.shape)
     groups = groups_of(balance, shape[0], 1 if any_channel else layout.shape[1])
     counts = count(layout, groups, -FLOAT32_MAX, FLOAT32_MAX, any_channel=any_channel)
-    if counts.wrong:
-        return math.nan  # a mask that is not finite is neither positive nor negative
+    if counts.wrong and prediction.size:
+        return None
+    return balanced_weights(evaluation, counts, layout, any_channel, shape, balance, normalization)
+
+
+def balanced_weights(
+    evaluation: Evaluation,
+    counts: Counts,
+    layout: np.ndarray,
+    any_channel: bool,
+    shape: Tuple[int, int, int],
+    balance: str,
+    normalization: str,
+) -> Weights:
+    """Weights that balance the classes of a mask; notes where nothing weighs anything."""
     weights = balanced(
         counts.classes,
         layout,
@@ -105,13 +149,158 @@ def weighted_euclidean(
         normalization,
         evaluation.mean_over_ranks,
     )
-    return evaluation.pointwise(half_squared_error, prediction, target, weights)
+    positive, negative = counts.classes
+    if not np.any(weights.positive * positive + weights.negative * negative):
+        positions = shape[0] * shape[2] if any_channel else layout.size
+        of_class = int(positive.sum()), int(negative.sum())
+        evaluation.weightless = Weightless(*of_class, positions - sum(of_class))
+    return weights
 
 
-def positions_of(mask: np.ndarray, shape: Tuple[int, int, int]) -> np.ndarray:
-    """A mask as (N, C, S), or as (N, 1, S) where it has one value for all channels."""
-    batch, channels, positions = shape
-    return mask.reshape(batch, channels if mask.size == product(shape) else 1, positions)
+def check_huber(
+    name: str, settings: Mapping[str, Any], prediction: Shape, target: Shape, *weight: Shape
+) -> None:
+    """As those of the weighted Euclidean loss; the third bottom is a mask or weights."""
+    require_same_layout(name, "target", target, "prediction", prediction)
+    for shape in weight:
+        require_mask(name, "weight", shape, "prediction", prediction)
+
+
+@loss(
+    "prediction",
+    "target",
+    "weight",
+    optional=1,
+    differentiable=2,
+    check_shapes=check_huber,
+    delta=Number(default=1, minimum=1e-30),
+    balance=Choice("none", "image", "batch", "channel", default="none"),
+    normalization=NORMALIZATION,
+)
+def huber(
+    evaluation: Evaluation,
+    prediction: np.ndarray,
+    target: np.ndarray,
+    weight: Optional[np.ndarray] = None,
+    *,
+    delta: float,
+    balance: str,
+    normalization: str,
+) -> float:
+    """Huber loss, 1/N sum_n [sum w h(x - t) / sum w].
+
+    h(d) is d^2 / 2 for |d| <= delta and delta (|d| - delta / 2) beyond. prediction (N, C, ...),
+    target (the same), weight (N, 1, ...), (N, ...) or the prediction's shape: w >= 0 itself with
+    balance "none", a mask as in `weighted_euclidean` with the others.
+    """
+    if balance == "none":
+        weights = weights_of_elements(evaluation, prediction, weight, normalization)
+    else:
+        weights = weights_of_mask(evaluation, prediction, target, weight, balance, normalization)
+    if weights is None:
+        return math.nan
+    parameter = np.array([delta], np.float32)
+    return evaluation.pointwise(formulas.huber, prediction, target, weights, parameter)
+
+
+def weights_of_elements(
+    evaluation: Evaluation,
+    prediction: np.ndarray,
+    weight: Optional[np.ndarray],
+    normalization: str,
+) -> Optional[Weights]:
+    """The weights that elements are given, 1 by default; None where they are not finite."""
+    batch, elements = evaluation.mean_over_ranks(batch_size(prediction), prediction.size)
+    divisor = normalizer(
+        "FULL" if normalization == "WEIGHT" else normalization, batch, elements, elements
+    )
+    if weight is None:
+        return uniform(1 / divisor)
+    layout = positions_of(weight, prediction.shape)
+    if prediction.size and count(layout, lowest=0, highest=FLOAT32_MAX).wrong:
+        require_not_negative(evaluation.name, weight)
+        return None
+    if normalization != "WEIGHT":
+        return uniform(1 / divisor, layout)
+    repeats = product(prediction.shape[1:2]) // max(layout.shape[1], 1)
+    sums = repeats * np.add.reduce(layout, axis=(1, 2), dtype=np.float64)
+    return uniform_in_each_image(batch * sums, layout)
+
+
+def require_not_negative(name: str, weight: np.ndarray) -> None:
+    """Raises for negative weights of elements."""
+    wrong = (weight < 0) & np.isfinite(weight)
+    if wrong.any():
+        raise_for_elements(
+            name,
+            "weight",
+            weight,
+            wrong,
+            "weights of at least 0",
+            'give 0 to what is to be left out; for a mask of -1, 0 and 1 set "balance": "image"',
+        )
+
+
+def check_scaled(
+    name: str, settings: Mapping[str, Any], prediction: Shape, target: Shape, *weight: Shape
+) -> None:
+    """The target has the layout of the prediction; weights may have one value for all channels."""
+    require_same_layout(name, "target", target, "prediction", prediction)
+    for which, shape in zip(("inside_weight", "outside_weight"), weight):
+        require_mask(name, which, shape, "prediction", prediction)
+
+
+@loss(
+    "prediction",
+    "target",
+    "inside_weight",
+    "outside_weight",
+    optional=2,
+    differentiable=2,
+    check_shapes=check_scaled,
+    sigma=Number(default=1, minimum=1e-3, maximum=1e3),
+    normalization=Choice("BATCH_SIZE", "FULL", "NONE", default="BATCH_SIZE"),
+)
+def smooth_l1(
+    evaluation: Evaluation,
+    prediction: np.ndarray,
+    target: np.ndarray,
+    inside_weight: Optional[np.ndarray] = None,
+    outside_weight: Optional[np.ndarray] = None,
+    *,
+    sigma: float,
+    normalization: str,
+) -> float:
+    """Smooth L1 loss, 1/N sum v f(w (x - t)), with the inside weight w and the outside weight v.
+
+    f(d) is (sigma d)^2 / 2 for |d| <= 1 / sigma^2 and |d| - 1 / (2 sigma^2) beyond. prediction
+    (N, C, ...), target (the same), weights (N, 1, ...), (N, ...) or the prediction's shape.
+    """
+    batch, elements = evaluation.mean_over_ranks(batch_size(prediction), prediction.size)
+    divisor = normalizer(normalization, batch, elements, elements)
+    inside, outside = (
+        NO_ARRAY if weight is None else positions_of(weight, prediction.shape)
+        for weight in (inside_weight, outside_weight)
+    )
+    return evaluation.pointwise(
+        formulas.smooth_l1,
+        prediction,
+        target,
+        uniform(1 / (sigma**2 * divisor), outside),
+        np.array([sigma**2], np.float32),
+        inside,
+    )
+
+
+def positions_of(mask: np.ndarray, shape: Shape) -> np.ndarray:
+    """A mask as (N, C, S), or as (N, 1, S) where it has one value for all channels.
+
+    In an empty batch too: what ranks exchange depends on the channels of a mask.
+    """
+    batch, channels, positions = batch_channel_position(shape)
+    lengths, own = (product(tuple(max(n, 1) for n in s[1:])) for s in (shape, mask.shape))
+    is_for_elements = mask.size == product(shape) and own == lengths
+    return mask.reshape(batch, channels if is_for_elements else 1, positions)
 
 
 def check_labelled(name: str, settings: Mapping[str, Any], score: Shape, label: Shape) -> None:
@@ -150,10 +339,8 @@ def balanced_cross_entropy(
             "at most 1",
             "divide a mask of 0 and 255 by 255; give voids a negative label to ignore them",
         )
-    weights = balanced(
-        counts.classes, layout, False, shape, balance, normalization, evaluation.mean_over_ranks
-    )
-    return evaluation.pointwise(sigmoid_cross_entropy, score, label, weights, ONE)
+    weights = balanced_weights(evaluation, counts, layout, False, shape, balance, normalization)
+    return evaluation.pointwise(formulas.sigmoid_cross_entropy, score, label, weights, ONE)
 
 
 def check_weighted(
@@ -208,10 +395,9 @@ def weighted_cross_entropy(
         batch_size(score), label.size, label.size - ignored
     )
     divisor = normalizer(normalization, batch, elements, valid)
-    shape = batch_channel_position(score.shape)
-    of_element = NO_ARRAY if weight is None else positions_of(weight, shape)
+    of_element = NO_ARRAY if weight is None else positions_of(weight, score.shape)
     return evaluation.pointwise(
-        sigmoid_cross_entropy,
+        formulas.sigmoid_cross_entropy,
         score,
         label,
         uniform(1 / divisor, of_element, ignore_label),
@@ -232,6 +418,83 @@ def raise_for_fractions(name: str, label: np.ndarray, ignore_label: Optional[flo
         f'set "ignore_label": {label[wrong][0]:.8g} if it marks elements to ignore, or scale the '
         f"labels (divide a mask of 0 and 255 by 255)",
     )
+
+
+def check_focal(
+    name: str, settings: Mapping[str, Any], score: Shape, label: Shape, *weight: Shape
+) -> None:
+    """The label has the layout of the score; the weight may have one value for all channels."""
+    require_same_layout(name, "label", label, "score", score)
+    for shape in weight:
+        require_mask(name, "weight", shape, "score", score)
+
+
+@loss(
+    "score",
+    "label",
+    "weight",
+    optional=1,
+    check_shapes=check_focal,
+    alpha=OrNone(Number(default=0.25, minimum=0, maximum=1)),
+    gamma=Number(default=2, minimum=0),
+    normalization=Choice("VALID", "POSITIVE", "FULL", "BATCH_SIZE", "NONE", default="VALID"),
+    ignore_label=Number(default=None),
+    check_labels=CHECK_LABELS,
+)
+def sigmoid_focal(
+    evaluation: Evaluation,
+    score: np.ndarray,
+    label: np.ndarray,
+    weight: Optional[np.ndarray] = None,
+    *,
+    alpha: Optional[float],
+    gamma: float,
+    normalization: str,
+    ignore_label: Optional[float],
+) -> float:
+    """Sigmoid focal loss, the mean of -v alpha_t (1 - p_t)^gamma ln p_t.
+
+    p_t is the probability of the label, sigmoid(x) or 1 - sigmoid(x), and alpha_t is alpha for
+    labels of 1 and 1 - alpha for labels of 0. score (N, C, ...), label (the same) of 0 and 1, < 0
+    ignored, weight v (N, 1, ...), (N, ...) or the score's shape.
+    """
+    # What is counted as right is 1, so that a label above 0 that is not right is a wrong one.
+    counts = count(label.reshape(1, 1, -1), (1, 1), 1, 1, ignore_label)
+    positive, negative = counts.classes.ravel()
+    ones = label.size - counts.ignored - counts.wrong
+    if positive != ones and evaluation.check_labels:
+        raise_for_not_hard(evaluation.name, label, ignore_label)
+    batch, elements, valid, positive = evaluation.mean_over_ranks(
+        batch_size(score), label.size, positive + negative, positive
+    )
+    divisor = normalizer(normalization, batch, elements, valid, positive)
+    of_positive, of_negative = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
+    layout = label.reshape(batch_channel_position(score.shape))
+    of_element = NO_ARRAY if weight is None else positions_of(weight, score.shape)
+    weights = of_classes(
+        of_positive / divisor, of_negative / divisor, layout, of_element, ignore_label
+    )
+    parameter = np.array([gamma], np.float32)
+    return evaluation.pointwise(formulas.sigmoid_focal, score, label, weights, parameter)
+
+
+def raise_for_not_hard(name: str, label: np.ndarray, ignore_label: Optional[float]) -> None:
+    """Raises for labels that are neither 0 nor 1 nor ignored."""
+    wrong = (label > 0) & (label != 1)
+    if ignore_label is not None:
+        wrong &= label != np.float32(ignore_label)
+    first = label[wrong][0]
+    if first < 1:
+        fix = (
+            "there are three definitions of the focal loss of a soft label, which differ; round "
+            "the labels, or use SigmoidCrossEntropyWeightLossLayer, which takes soft ones"
+        )
+    else:
+        fix = (
+            f'set "ignore_label": {first:.8g} if it marks elements to ignore, or scale the labels '
+            f"(divide a mask of 0 and 255 by 255)"
+        )
+    raise_for_labels(name, label, wrong, "0 or 1, or negative ones to ignore", fix)
 
 
 def check_summed(name: str, settings: Mapping[str, Any], prediction: Shape, target: Shape) -> None:
@@ -272,5 +535,8 @@ def channel_sum_euclidean(
     sides = prediction.shape[:first], prediction.shape[first:end], prediction.shape[end:]
     summed = tuple(map(product, sides))
     return evaluation.channel_sum(
-        half_squared_error, prediction.reshape(summed), target.reshape(summed), 1 / (batch or 1)
+        formulas.half_squared_error,
+        prediction.reshape(summed),
+        target.reshape(summed),
+        1 / (batch or 1),
     )

@@ -43,9 +43,45 @@ def uniform_weights(weight: float, ignore_label: Optional[float]) -> Weights:
     return Weights(table, table, NO_ARRAY, False, NO_ARRAY, ignored)
 
 
-def normalizer(normalization: str, batch: float, count: float, valid: float) -> float:
-    """What the sum is divided by, as Caffe's LossParameter means it; 1 where that would be 0."""
-    divisors = {"NONE": 1, "FULL": count, "VALID": valid, "BATCH_SIZE": batch}
+def uniform_in_each_image(divisors: np.ndarray, of_element: np.ndarray) -> Weights:
+    """The weight of each element divided by a number for each image.
+
+    Nothing weighs anything in images where float32 does not hold the reciprocal, as that of 0.
+    """
+    divisors = np.where(divisors < np.finfo(np.float32).tiny, np.inf, divisors)
+    table = (1 / divisors).astype(np.float32).reshape(-1, 1)
+    return uniform(1, of_element)._replace(positive=table, negative=table)
+
+
+def of_classes(
+    positive: float,
+    negative: float,
+    mask: np.ndarray,
+    of_element: np.ndarray = NO_ARRAY,
+    ignore_label: Optional[float] = None,
+) -> Weights:
+    """One weight for the positive class and one for the negative, times that of each element."""
+    tables = {
+        "positive": np.full((1, 1), positive, np.float32),
+        "negative": np.full((1, 1), negative, np.float32),
+    }
+    return uniform(1, of_element, ignore_label)._replace(mask=mask, **tables)
+
+
+def normalizer(
+    normalization: str, batch: float, count: float, valid: float, positive: float = 0
+) -> float:
+    """What the sum is divided by, as Caffe's LossParameter means it; 1 where that would be 0.
+
+    "POSITIVE" is the number of positive elements.
+    """
+    divisors = {
+        "NONE": 1,
+        "FULL": count,
+        "VALID": valid,
+        "BATCH_SIZE": batch,
+        "POSITIVE": positive,
+    }
     return float(divisors[normalization]) or 1.0
 
 
@@ -104,8 +140,9 @@ def weighted(
     """What an element adds to the loss, and its gradient.
 
     What is not finite makes a NaN, which would otherwise be lost where a formula selects one of two
-    numbers or where a weight is 0.
+    numbers or where a weight is 0. (LLVM 10 takes 0 for a product with 0 that it fuses with a sum.)
     """
     value, derivative = formula(x, t, parameter)
     gradient = weight * derivative * loss_weight
-    return weight * value + (x + t + gradient) * ZERO, gradient
+    suspect = x + t + gradient
+    return weight * value + (suspect - suspect), gradient

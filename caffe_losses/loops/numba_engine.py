@@ -43,8 +43,8 @@ def select(typing: Any, condition: Any, first: Any, second: Any) -> Any:
 
 
 @intrinsic
-def floor(typing: Any, z: Any) -> Any:
-    """The next whole number below, as a float32."""
+def floor_of(typing: Any, z: Any) -> Any:
+    """The largest whole number that is not above z, as a float32."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.call(builder.module.declare_intrinsic("llvm.floor", [FLOAT]), arguments)
@@ -115,9 +115,16 @@ def tally(count: Any, condition: Any) -> Any:
 
 @implements(elementary.exp)
 def exp(z: Any) -> Any:
-    bounded = select(z < SMALLEST_EXPONENT, SMALLEST_EXPONENT, z)
-    k = floor(bounded * LOG2_OF_E + HALF)
-    r = bounded - k * LN2_HIGH - k * LN2_LOW
+    return elementary.exp_of_sum(z, ZERO)
+
+
+@implements(elementary.exp_of_sum)
+def exp_of_sum(z: Any, tail: Any) -> Any:
+    is_tiny = z + tail < SMALLEST_EXPONENT
+    bounded = select(is_tiny, SMALLEST_EXPONENT, z)
+    rest = select(is_tiny, ZERO, tail)
+    k = floor_of((bounded + rest) * LOG2_OF_E + HALF)
+    r = bounded - k * LN2_HIGH - k * LN2_LOW + rest
     square = r * r
     polynomial = (E0 + E1 * r) + square * ((E2 + E3 * r) + square * E4)
     return (ONE + (r + square * polynomial)) * power_of_two(k)
@@ -136,6 +143,11 @@ def log1p(e: Any) -> Any:
 @implements(elementary.where)
 def where(condition: Any, first: Any, second: Any) -> Any:
     return select(condition, first, second)
+
+
+@implements(elementary.floor)
+def floor(z: Any) -> Any:
+    return floor_of(z)
 
 
 @implements(elementary.absolute)

@@ -32,13 +32,14 @@ Blobs = NamedTuple(
         ("gradient", np.ndarray),  # to the prediction
         ("opposite", np.ndarray),  # to the target: the negative of the other
         ("parameter", np.ndarray),  # the formula's third argument, one or one for each channel
+        ("parameter_factor", np.ndarray),  # (N, C or 1, S): multiplies that of each element
         ("loss_weight", Any),  # float32: what both gradients are multiplied with
     ],
 )
 Loop = Callable[[Blobs, Weights], float]
 NO_PARAMETER = np.zeros(1, np.float32)
 BLOB = np.zeros((1, 1, 1), np.float32)
-EXAMPLE = Blobs(BLOB, BLOB, BLOB, BLOB, NO_PARAMETER, ONE), uniform(1)
+EXAMPLE = Blobs(BLOB, BLOB, BLOB, BLOB, NO_PARAMETER, BLOB, ONE), uniform(1)
 
 
 def pointwise(formula: Formula, blobs: Blobs, weights: Weights, kind: Any = np.float32) -> float:
@@ -76,15 +77,16 @@ def with_parameter(formula: Formula) -> Formula:
 def run_blocks(formula: Formula, blobs: Blobs, weights: Weights, kind: Any = np.float32) -> float:
     """NumPy's loop."""
     of_three = with_parameter(formula)
-    parameter = blobs.parameter.reshape(1, -1, 1).astype(kind)
+    parameters = blobs.parameter.reshape(1, -1, 1).astype(kind)
 
     def run_block(index: Index) -> float:
         x, t = (array[index].astype(kind, copy=False) for array in blobs[:2])
         with np.errstate(all="ignore"):  # it holds for one thread alone
             weight = weight_of_block(weights, t, index).astype(kind, copy=False)
-            value, gradient = weighted(
-                of_three, x, t, part_of(parameter, index), weight, kind(blobs.loss_weight)
-            )
+            parameter = part_of(parameters, index)
+            if blobs.parameter_factor.size:
+                parameter = parameter * part_of(blobs.parameter_factor, index)
+            value, gradient = weighted(of_three, x, t, parameter, weight, kind(blobs.loss_weight))
         store(blobs, index, gradient)
         return float(value.sum(dtype=np.float64))
 
@@ -195,18 +197,18 @@ def run_rows(blobs: Blobs, weights: Weights, start: int, stop: int) -> float:
     unwanted = np.empty(ROW, np.float32)
     fill(parameter, blobs.parameter[0])
     fill(weight, weights.positive[0, 0])
+    elements_differ = differ(weights) or blobs.parameter.size + blobs.parameter_factor.size > 1
     result = 0.0
     for first in range(start, stop, ROW):
         last = min(first + ROW, stop)
         length = last - first
         done = 0
-        while done < length and (blobs.parameter.size > 1 or differ(weights)):
+        while done < length and elements_differ:
             image, channel, position = place
             step = min(positions - position, length - done)
             to = done + step
             weigh(weight[done:to], t[first + done : first + to], weights, image, channel, position)
-            if blobs.parameter.size > 1:
-                fill(parameter[done:to], blobs.parameter[channel])
+            set_parameter(parameter[done:to], blobs, image, channel, position)
             place = after(step, image, channel, position, channels, positions)
             done = to
         out = gradient[first:last] if gradient.size else unwanted[:length]
@@ -229,6 +231,7 @@ def run_positions(blobs: Blobs, weights: Weights, start: int, stop: int) -> floa
     channels, positions = x.shape[1:]
     parameter, weight = np.empty(ROW, np.float32), np.empty(ROW, np.float32)
     unwanted = np.empty(ROW, np.float32)
+    fill(parameter, blobs.parameter[0])
     result = 0.0
     while start < stop:
         image, position = start // positions, start % positions
@@ -242,7 +245,7 @@ def run_positions(blobs: Blobs, weights: Weights, start: int, stop: int) -> floa
                 weight[:length], weights.mask[image, 0, here], *table_of(weights, image, 0)
             )
         for channel in range(channels):
-            fill(parameter[:length], blobs.parameter[min(channel, blobs.parameter.size - 1)])
+            set_parameter(parameter[:length], blobs, image, channel, position)
             out = gradient[image, channel, here] if gradient.size else unwanted[:length]
             result += run_row(
                 x[image, channel, here],
@@ -256,6 +259,18 @@ def run_positions(blobs: Blobs, weights: Weights, start: int, stop: int) -> floa
                 copy(opposite[image, channel, here], out, -ONE)
         start += length
     return result
+
+
+def set_parameter(
+    parameter: np.ndarray, blobs: Blobs, image: int, channel: int, start: int
+) -> None:
+    """Sets the formula's third argument for a run of elements of one channel."""
+    factor = blobs.parameter_factor
+    if blobs.parameter.size + factor.size > 1:
+        fill(parameter, blobs.parameter[min(channel, blobs.parameter.size - 1)])
+    if factor.size:
+        here = slice(start, start + parameter.size)
+        multiply(parameter, factor[image, min(channel, factor.shape[1] - 1), here])
 
 
 def differ(weights: Weights) -> bool:

@@ -307,9 +307,10 @@ def test_the_first_batch_that_is_not_empty_is_the_first_to_check(layer, bottom, 
 
 
 def error_of_nan(bottom, parameters):
-    """What a NaN in the bottom raises: in a label that is checked it is no label."""
-    is_label = bottom.wrong is not None and parameters.get("check_labels") != "never"
-    return ValueError if is_label else FloatingPointError
+    """What a NaN in the bottom raises: where elements are checked it may be a wrong one."""
+    is_checked = bottom.wrong is not None and parameters.get("check_labels") != "never"
+    is_wrong = is_checked and bottom.wrong(np.array([np.nan]), parameters, 1).any()
+    return ValueError if is_wrong else FloatingPointError
 
 
 def unchecked(layer):
@@ -430,7 +431,7 @@ def test_a_loss_that_overflows_is_an_error(layer):
 
 @each_unbounded
 def test_a_gradient_that_overflows_is_an_error(layer):
-    row = row_with(layer)
+    row = row_with(layer, **layer.overflows)
     inputs = draw(row, SHAPE)
     inputs[layer.bottoms[0].name] *= 1e4
     net = net_of(row, inputs, loss_weight=3e38)

@@ -70,8 +70,11 @@ def test_a_blob_of_equal_scores(score):
 
 
 @pytest.mark.parametrize("scale", [1e-12, 0.01, 1, 30, 1e4])
-@pytest.mark.parametrize("layer", ["EuclideanLossLayer", "WeightedEuclideanLossLayer"])
-def test_euclidean_losses_of_values_of_any_size(layer, scale):
+@pytest.mark.parametrize(
+    "layer",
+    ["EuclideanLossLayer", "WeightedEuclideanLossLayer", "HuberLossLayer", "SmoothL1LossLayer"],
+)
+def test_losses_of_differences_of_values_of_any_size(layer, scale):
     row = row_with(LAYER[layer])
     inputs = draw(row, (2, 2, 100, 331))
     for name in ("prediction", "target"):
@@ -82,6 +85,49 @@ def test_euclidean_losses_of_values_of_any_size(layer, scale):
     np.testing.assert_allclose(
         gradients["prediction"], expected_gradients["prediction"], rtol=1e-5, atol=1e-7 * scale
     )
+
+
+FOCAL = [
+    row_with(LAYER["SigmoidFocalLossLayer"], optional=False, normalization=normalization, **more)
+    for normalization, more in [
+        ("VALID", {}),
+        ("POSITIVE", {"alpha": None, "gamma": 0}),
+        ("NONE", {"gamma": 0.5}),
+        ("FULL", {"gamma": 1}),
+        ("BATCH_SIZE", {"alpha": 0.75, "gamma": 5}),
+    ]
+]
+
+
+@pytest.mark.parametrize("row", FOCAL, ids=name_of)
+@pytest.mark.parametrize("scale", [0.01, 1, 30, 1e4])
+@pytest.mark.parametrize("arranged", [mixed, confidently_right, confidently_wrong])
+def test_focal_loss_of_scores_of_any_size(row, scale, arranged):
+    """Right also where p is 0 or 1 exactly, for every gamma."""
+    random = np.random.RandomState(0)
+    label = labels(random)
+    score = arranged((random.randn(*SHAPE) * scale).astype(np.float32), label)
+    score.reshape(-1)[:4] = [120, -120, 1e30, -1e30]
+    inputs = {"score": score.astype(np.float32), "label": label}
+    if scale == 1e4:
+        inputs["score"].reshape(-1)[2:4] = 0  # what is ten times 1e29 hides nothing else
+    loss, gradients = loss_and_gradients(loss_net(layer_of(row), inputs))
+    expected_loss, expected_gradients = expected(row, inputs)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
+    sharp = expected_gradients["score"]
+    normal = np.abs(sharp) >= 1e-34  # no factor of it is denormal
+    np.testing.assert_allclose(gradients["score"][normal], sharp[normal], rtol=1e-5)
+    assert (np.abs(gradients["score"][~normal]) < 1e-33).all()
+
+
+@pytest.mark.parametrize("gamma", [0, 0.5, 1, 2, 3, 5])
+@pytest.mark.parametrize("score", [-17, -5, -1, 0, 1e-3, 2.3, 5.1, 9.7, 14.3])
+def test_focal_loss_of_equal_scores_has_no_rounded_exponent(score, gamma):
+    """It would be the same error in every element."""
+    row = row_with(LAYER["SigmoidFocalLossLayer"], optional=False, gamma=gamma)
+    inputs = {"score": np.full((1, 16), score, np.float32), "label": np.ones((1, 16), np.float32)}
+    loss, _ = loss_and_gradients(loss_net(layer_of(row), inputs))
+    np.testing.assert_allclose(loss, expected(row, inputs)[0], rtol=1e-6)
 
 
 def test_a_sum_over_a_hundred_million_elements():

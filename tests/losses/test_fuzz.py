@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from support.draws import Interval
 from support.layers import LAYERS, Layer, axis_of, channels_of, of_the_formula
 from support.nets import loss_and_gradients, loss_net, python_layer
-from support.parameters import Axis, Number, NumberForEachChannel, Word
+from support.parameters import Axis, Number, NumberForEachChannel, Word, is_number
 
 Case = NamedTuple(
     "Case",
@@ -202,7 +202,7 @@ def may_overflow(case):
     """Whether products of the values can come near the end of float32."""
     factors = [float(np.max(np.abs(array))) for array in case.inputs.values()]
     for value in case.parameters.values():
-        factors += [abs(number) for number in np.ravel(value) if not isinstance(number, str)]
+        factors += [abs(number) for number in np.ravel(value) if is_number(number)]
     size = next(iter(case.inputs.values())).size
     digits = sum(math.log10(max(1, factor)) for factor in factors)
     return 2 * digits + math.log10(1000 * size**2) > 37

@@ -188,6 +188,25 @@ def test_an_empty_batch_exchanges_as_many_counts_with_other_ranks(row, exchanged
     assert exchanged[0] == exchanged[1]
 
 
+@pytest.mark.parametrize("balance", ["batch", "channel"])
+@pytest.mark.parametrize(
+    "row",
+    [row for row in ROWS if "balance" in row.layer.parameters],
+    ids=name_of,
+)
+def test_counts_of_balanced_batches_are_as_many_for_an_empty_one(row, balance, exchanged):
+    """With a mask for all channels and with one for each."""
+    row = row._replace(parameters={**row.parameters, "balance": balance})
+    inputs = draw(row, SHAPE)
+    if "weight" in inputs:
+        inputs["weight"] = np.abs(inputs["weight"])
+    net = loss_net(layer_of(row), inputs)
+    net.forward()
+    fed(net, draw(row, (0, 3, 4, 5))).forward()
+    assert len(exchanged) == 2
+    assert exchanged[0] == exchanged[1]
+
+
 @each_layer
 def test_the_test_phase_exchanges_nothing_with_other_ranks(row, exchanged):
     """Rank 0 alone tests: the others would wait for ever."""
@@ -235,6 +254,37 @@ def test_an_image_without_both_classes_gives_zero_and_not_nan(row, name, value):
     loss, gradients = loss_and_gradients(loss_net(layer_of(row), inputs))
     assert loss == 0
     assert not any(gradient.any() for gradient in gradients.values())
+
+
+def test_balance_by_channel_is_the_mean_of_the_channels_alone():
+    """Each channel of a batch as a batch of its own: P and Q are counted in it alone."""
+    (layer,) = (one for one in LAYERS if one.name == "WeightedSigmoidCrossEntropyLossLayer")
+    inputs = draw(row_with(layer), (20, 3, 5))
+    inputs["label"][...] = 0
+    inputs["label"][:1, 0] = inputs["label"][:9, 1] = 1  # none in the last channel
+    together = loss_and_gradients(loss_net(layer_of(row_with(layer, balance="channel")), inputs))
+    row = row_with(layer, balance="batch")
+    losses = []
+    for channel in range(3):
+        alone = {name: array[:, channel : channel + 1] for name, array in inputs.items()}
+        loss, gradients = loss_and_gradients(loss_net(layer_of(row), alone))
+        losses.append(loss)
+        np.testing.assert_allclose(
+            together[1]["score"][:, channel], gradients["score"][:, 0] / 3, rtol=1e-5
+        )
+    assert losses[0] > 0 and losses[1] > 0 and losses[2] == 0
+    np.testing.assert_allclose(together[0], np.mean(losses), rtol=1e-6)
+
+
+def test_a_mask_for_all_channels_counts_the_same_by_channel_and_by_batch():
+    (layer,) = (one for one in LAYERS if one.name == "WeightedEuclideanLossLayer")
+    inputs = draw(row_with(layer), SHAPE)
+    by_channel, by_batch = (
+        loss_and_gradients(loss_net(layer_of(row_with(layer, balance=balance)), inputs))
+        for balance in ("channel", "batch")
+    )
+    np.testing.assert_allclose(by_channel[0], by_batch[0], rtol=1e-6)
+    np.testing.assert_allclose(by_channel[1]["prediction"], by_batch[1]["prediction"], rtol=1e-6)
 
 
 def rows_that_ignore():

@@ -9,7 +9,7 @@ import caffe
 import numpy as np
 import pytest
 
-from support.nets import fed, loss_and_gradients, loss_net, net_from
+from support.nets import fed, loss_and_gradients, loss_net, net_from, python_layer
 from support.processes import ROOT, caffe_train, run, write_solver
 
 WEIGHTED_EUCLIDEAN = """
@@ -138,6 +138,40 @@ def test_default_loss_is_the_published_loss_for_one_image():
     weight = np.broadcast_to(published_update(np.ones(mask.shape), 0, mask), prediction.shape)
     published = (update * (prediction - target)).sum() / 2 / weight.sum()
     np.testing.assert_allclose(net.forward()["loss"], published, rtol=1e-6)
+
+
+def published_balanced_cross_entropy(score, label):
+    """What the published balanced cross-entropy prints and hands back, in float64.
+
+    Its logarithm has base 2 in one of two terms; P and Q are those of the batch; it divides the
+    gradient by N alone.
+    """
+    x, t = score.astype(np.float64), label.astype(np.float64)
+    P, Q = np.sum(t > 0), np.sum(t == 0)
+    weight = Q / (P + Q) * (t > 0) + P / (P + Q) * (t == 0)
+    loss = np.maximum(x, 0) - x * t + np.log2(1 + np.exp(-np.abs(x)))
+    printed = np.sum(weight * loss) / len(x) / np.sum(weight)
+    return printed, weight * (1 / (1 + np.exp(-x)) - t) / len(x)
+
+
+def test_balance_over_the_batch_gives_the_update_of_the_published_balanced_cross_entropy():
+    random = np.random.RandomState(0)
+    inputs = {
+        "score": 3 * random.randn(3, 1, 12, 14).astype(np.float32),
+        "label": random.choice([-1, 0, 0, 0, 1], size=(3, 1, 12, 14)).astype(np.float32),
+    }
+    layer = python_layer(
+        "pylayerUtils",
+        "WeightedSigmoidCrossEntropyLossLayer",
+        list(inputs),
+        {"balance": "batch", "normalization": "BATCH_SIZE"},
+        loss_weight=1,
+    )
+    loss, gradients = loss_and_gradients(loss_net(layer, inputs))
+    printed, update = published_balanced_cross_entropy(*inputs.values())
+    np.testing.assert_allclose(gradients["score"], update, rtol=1e-5, atol=1e-9)
+    # The printed number is that of no gradient: neither base nor divisor fit.
+    assert abs(printed - loss) > 0.1 * loss
 
 
 def spec_inputs(net):

@@ -108,9 +108,10 @@ def test_the_version_is_printed_without_caffe(tmp_path):
 def test_the_commands_of_the_package_are_listed_and_exist(tmp_path):
     done = run_module(folder=tmp_path)
     assert done.returncode == 0
-    for package in ("gradient_check", "data_parallel"):
-        assert f"python3 -m caffe_losses.{package}" in done.stdout
-        assert (ROOT / "caffe_losses" / package / "__main__.py").exists()
+    for command in ("gradient_check", "data_parallel", "class_counts"):
+        assert f"python3 -m caffe_losses.{command}" in done.stdout
+        path = ROOT / "caffe_losses" / command
+        assert (path / "__main__.py").exists() or path.with_suffix(".py").exists()
 
 
 def test_an_unknown_option_is_an_error(tmp_path):

@@ -15,14 +15,17 @@ from support.draws import (
     Array,
     Draw,
     hard,
+    hard_with_minus_1,
     mostly_one,
     normal,
     positive,
+    positive_without_balance,
     soft,
     sparse,
     tiny,
     with_255,
     with_minus_1,
+    with_minus_1_balanced,
 )
 from support.layouts import ELEMENTS, ELEMENTS_OR_POSITIONS, EXACTLY, Layout, Layouts, Shape
 from support.nets import python_layer
@@ -110,6 +113,18 @@ def outside_0_to_1(label: Array, parameters: Parameters, channels: int) -> Array
     return ~right
 
 
+def neither_0_nor_1_nor_ignored(label: Array, parameters: Parameters, channels: int) -> Array:
+    wrong = (label > 0) & (label != 1)
+    if "ignore_label" in parameters:
+        wrong &= label != np.float32(parameters["ignore_label"])
+    return wrong
+
+
+def negative_without_balance(weight: Array, parameters: Parameters, channels: int) -> Array:
+    has_balance = parameters.get("balance", "none") != "none"
+    return (weight < 0) & np.isfinite(weight) & (not has_balance)
+
+
 # What shapes go with parameters
 
 
@@ -140,7 +155,7 @@ PREDICTION = Bottom("prediction", [normal], differentiable=True)
 TARGET = Bottom("target", [normal], differentiable=True)
 SCORE = Bottom("score", [normal], differentiable=True)
 BALANCE = {
-    "balance": Word("image", "batch", "none"),
+    "balance": Word("image", "batch", "channel", "none"),
     "normalization": Word("WEIGHT", "BATCH_SIZE", "NONE", "FULL", "VALID"),
 }
 CHECK_LABELS = Word("always", "first", "never")
@@ -215,6 +230,93 @@ LAYERS = [
         takes=has_channel_for_each_weight,
         mean_over_images={"normalization": "BATCH_SIZE"},
         tolerance=tolerance.of_cross_entropy(oracle.weighted_coefficients),
+    ),
+    Layer(
+        "caffe_losses.layers",
+        "HuberLossLayer",
+        oracle.huber,
+        [
+            PREDICTION,
+            TARGET._replace(draws_alone=[sparse]),
+            Bottom(
+                "weight",
+                [hard, positive_without_balance, with_minus_1_balanced],
+                ELEMENTS_OR_POSITIONS,
+                optional=True,
+                without_weight=[0],
+                wrong=negative_without_balance,
+                mistakes=[
+                    Mistake(-1, '"balance": "image"'),
+                    Mistake(-1, "give 0 to what is to be left out"),
+                ],
+            ),
+        ],
+        {
+            "delta": Number(0.1, 2, minimum=1e-30),
+            "balance": Word("none", "image", "batch", "channel"),
+            "normalization": BALANCE["normalization"],
+        },
+        overflows={"normalization": "NONE", "delta": 2},
+        tolerance=tolerance.of_huber,
+    ),
+    Layer(
+        "caffe_losses.layers",
+        "SmoothL1LossLayer",
+        oracle.smooth_l1,
+        [
+            PREDICTION,
+            TARGET,
+            Bottom(
+                "inside_weight",
+                [positive, hard],
+                ELEMENTS_OR_POSITIONS,
+                optional=True,
+                without_weight=[0],
+            ),
+            Bottom(
+                "outside_weight",
+                [positive, hard],
+                ELEMENTS_OR_POSITIONS,
+                optional=True,
+                without_weight=[0],
+            ),
+        ],
+        {
+            "sigma": Number(3, 0.5, minimum=1e-3, maximum=1e3),
+            "normalization": Word("BATCH_SIZE", "FULL", "NONE"),
+        },
+        overflows={"normalization": "NONE"},
+        tolerance=tolerance.of_smooth_l1,
+    ),
+    Layer(
+        "caffe_losses.layers",
+        "SigmoidFocalLossLayer",
+        oracle.sigmoid_focal,
+        [
+            SCORE,
+            Bottom(
+                "label",
+                [hard, with_255, mostly_one, hard_with_minus_1],
+                without_weight=[-1],
+                wrong=neither_0_nor_1_nor_ignored,
+                mistakes=[
+                    Mistake(0.5, "there are three definitions of the focal loss of a soft label"),
+                    Mistake(255, 'set "ignore_label": 255'),
+                    Mistake(254, 'set "ignore_label": 254', {"ignore_label": 255}),
+                ],
+            ),
+            Bottom("weight", [positive], ELEMENTS_OR_POSITIONS, optional=True, without_weight=[0]),
+        ],
+        {
+            "alpha": Number(0.75, None, minimum=0, maximum=1, or_none=True),
+            "gamma": Number(0, 0.5, 1, 5, minimum=0),
+            "normalization": Word("VALID", "POSITIVE", "FULL", "BATCH_SIZE", "NONE"),
+            "ignore_label": Number(255),
+            "check_labels": CHECK_LABELS,
+        },
+        mean_over_images={"normalization": "BATCH_SIZE"},
+        overflows={"normalization": "NONE", "alpha": None},
+        tolerance=tolerance.of_focal,
     ),
     Layer(
         "pylayerUtils",

@@ -56,6 +56,116 @@ def weighted_euclidean(
     return float(loss), opposite((s * (x - t)).reshape(prediction.shape), target)
 
 
+def huber(
+    prediction: np.ndarray,
+    target: np.ndarray,
+    weight: Optional[np.ndarray] = None,
+    delta: float = 1,
+    balance: str = "none",
+    normalization: str = "WEIGHT",
+) -> Answer:
+    """L = sum s h(x - t): h(d) is d^2 / 2 up to delta, delta (|d| - delta / 2) beyond."""
+    if prediction.size == 0:
+        return nothing(prediction, target)
+    d = batch_channel_position(prediction) - batch_channel_position(target, prediction)
+    s = huber_weights(prediction, target, weight, balance, normalization)
+    beyond = np.abs(d) > delta
+    h = np.where(beyond, delta * (np.abs(d) - delta / 2), d**2 / 2)
+    slope = np.where(beyond, delta * np.sign(d), d)
+    return float(np.sum(s * h)), opposite((s * slope).reshape(prediction.shape), target)
+
+
+def huber_weights(
+    prediction: np.ndarray,
+    target: np.ndarray,
+    weight: Optional[np.ndarray] = None,
+    balance: str = "none",
+    normalization: str = "WEIGHT",
+) -> np.ndarray:
+    """s: balanced weights of a mask, or the weights themselves, divided by the normalization."""
+    shape = batch_channel_position(prediction).shape
+    if balance != "none":
+        if weight is None:
+            t = batch_channel_position(target, prediction)
+            weight = np.any(t != 0, axis=1, keepdims=True)
+        return balanced_weights(weight, shape, balance, normalization)
+    w = np.zeros(shape) + (1 if weight is None else for_each_element(weight, shape))
+    if normalization != "WEIGHT":
+        return w / divisor(normalization, len(w), w.size, w.size)
+    total = len(w) * w.sum(axis=(1, 2), keepdims=True)
+    # What float32 cannot divide by weighs nothing.
+    return np.where(total < np.finfo(np.float32).tiny, 0, w / np.where(total > 0, total, 1))
+
+
+def smooth_l1(
+    prediction: np.ndarray,
+    target: np.ndarray,
+    inside_weight: Optional[np.ndarray] = None,
+    outside_weight: Optional[np.ndarray] = None,
+    sigma: float = 1,
+    normalization: str = "BATCH_SIZE",
+) -> Answer:
+    """L = sum v f(w d) / divisor: f(u) is (sigma u)^2 / 2 up to 1/sigma^2, |u| - 1/2/sigma^2 beyond."""
+    if prediction.size == 0:
+        return nothing(prediction, target)
+    d = batch_channel_position(prediction) - batch_channel_position(target, prediction)
+    w, v = (
+        np.ones(d.shape) if weight is None else for_each_element(weight, d.shape)
+        for weight in (inside_weight, outside_weight)
+    )
+    u = w * d
+    beyond = np.abs(u) > 1 / sigma**2
+    f = np.where(beyond, np.abs(u) - 0.5 / sigma**2, (sigma * u) ** 2 / 2)
+    slope = np.where(beyond, np.sign(u), sigma**2 * u)
+    v = v / divisor(normalization, len(d), d.size, d.size)
+    return float(np.sum(v * f)), opposite((v * w * slope).reshape(prediction.shape), target)
+
+
+def sigmoid_focal(
+    score: np.ndarray,
+    label: np.ndarray,
+    weight: Optional[np.ndarray] = None,
+    alpha: Optional[float] = 0.25,
+    gamma: float = 2,
+    normalization: str = "VALID",
+    ignore_label: Optional[float] = None,
+) -> Answer:
+    """L = sum v alpha_t (1 - p)^gamma (-ln p) / divisor, p being the probability of the label."""
+    if score.size == 0:
+        return nothing(score)
+    x, t = batch_channel_position(score), batch_channel_position(label, score)
+    a = focal_weights(score, label, weight, alpha, normalization, ignore_label)
+    sign = np.where(t > 0, 1, -1)
+    p, others = sigmoid(sign * x), sigmoid(-sign * x)
+    minus_log_p = softplus(-sign * x)
+    # (1 - p)^gamma; sp is -ln(1 - p)
+    modulation = np.exp(-gamma * softplus(sign * x))
+    slope = -modulation * (gamma * p * minus_log_p + others) * sign
+    return float(np.sum(a * modulation * minus_log_p)), [(a * slope).reshape(score.shape)]
+
+
+def focal_weights(
+    score: np.ndarray,
+    label: np.ndarray,
+    weight: Optional[np.ndarray] = None,
+    alpha: Optional[float] = 0.25,
+    normalization: str = "VALID",
+    ignore_label: Optional[float] = None,
+) -> np.ndarray:
+    """v alpha_t / divisor, 0 where the label is ignored."""
+    t = batch_channel_position(label, score)
+    valid = t >= 0
+    if ignore_label is not None:
+        valid &= t != np.float32(ignore_label)
+    positive = valid & (t > 0)
+    of_positive, of_negative = (1, 1) if alpha is None else (alpha, 1 - alpha)
+    v = np.ones(t.shape) if weight is None else for_each_element(weight, t.shape)
+    v = v * valid * np.where(t > 0, of_positive, of_negative)
+    if normalization == "POSITIVE":
+        return v / max(1, np.count_nonzero(positive))
+    return v / divisor(normalization, len(t), t.size, np.count_nonzero(valid))
+
+
 def weighted_sigmoid_cross_entropy(
     score: np.ndarray, label: np.ndarray, balance: str = "image", normalization: str = "WEIGHT"
 ) -> Answer:
@@ -126,10 +236,10 @@ def balanced_weights(
 
     A positive position weighs Q/(P+Q), a negative one P/(P+Q), an ignored one 0.
     """
-    N = shape[0]
+    N, C, _ = shape
     m = for_each_element(mask, shape)
     positive, negative = m > 0, m == 0
-    counted_together = (0, 1, 2) if balance == "batch" else (1, 2)
+    counted_together = {"batch": (0, 1, 2), "channel": (0, 2)}.get(balance, (1, 2))
     P = positive.sum(axis=counted_together, keepdims=True)
     Q = negative.sum(axis=counted_together, keepdims=True)
     if balance == "none":
@@ -139,7 +249,7 @@ def balanced_weights(
     weight = weight + np.zeros(shape)  # the same on every channel
     if normalization == "WEIGHT":
         total = weight.sum(axis=counted_together, keepdims=True)
-        total = total if balance == "batch" else N * total
+        total = {"batch": 1, "channel": C}.get(balance, N) * total
         return weight / np.where(total > 0, total, 1)
     valid = np.count_nonzero(np.broadcast_to(m >= 0, shape))
     return weight / divisor(normalization, N, weight.size, valid)

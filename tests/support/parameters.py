@@ -4,6 +4,7 @@
 The default of a parameter is what is left out.
 """
 
+import math
 import numbers
 from typing import Any
 
@@ -33,14 +34,21 @@ class Number:
     required = False
 
     def __init__(
-        self, *examples: float, minimum: float = -FLOAT32_MAX, maximum: float = FLOAT32_MAX
+        self,
+        *examples: Any,
+        minimum: float = -math.inf,
+        maximum: float = math.inf,
+        or_none: bool = False,
     ) -> None:
         self.examples = examples
         self.minimum = minimum
         self.maximum = maximum
+        self.or_none = or_none  # None is a value, not the default
 
     def allows(self, value: Any) -> bool:
-        return is_number(value) and self.minimum <= value <= self.maximum
+        if not is_number(value):
+            return value is None and self.or_none
+        return max(-FLOAT32_MAX, self.minimum) <= value <= min(FLOAT32_MAX, self.maximum)
 
 
 class NumberForEachChannel(Number):
