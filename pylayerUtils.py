@@ -63,10 +63,10 @@ class WeightedEuclideanLossLayer(LossLayer):
             channel of the mask; "none" weighs every position that is not ignored 1.
         normalization: "WEIGHT" (default) divides by sum w of each image and by N (with balance
             "batch" by sum w over the batch, and not by N; with "channel" by sum w of each channel
-            over the batch and by C: the mean over channels). "BATCH_SIZE": L = 1/(2N) sum w (x - t)^2
-            with gradient w (x - t) / N, the update that the layer published under this name really
-            applied. "NONE", "FULL" (all elements) and "VALID" (elements not ignored) divide the
-            half sum as Caffe's LossParameter means them.
+            over the batch and by C: the mean over channels). "BATCH_SIZE": L = 1/(2N) sum w
+            (x - t)^2 with gradient w (x - t) / N, the update that the layer published under this
+            name really applied. "NONE", "FULL" (all elements) and "VALID" (elements not ignored)
+            divide the half sum as Caffe's LossParameter means them.
 
     Source: the flux loss of Y. Wang et al., "DeepFlux for Skeletons in the Wild", CVPR 2019.
     """

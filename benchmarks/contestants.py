@@ -176,6 +176,33 @@ def textbook_channel_sum(inputs: Dict[str, Array]) -> Contestant:
     return step
 
 
+def textbook_huber(inputs: Dict[str, Array]) -> Contestant:
+    """Huber loss with delta 1, the same as smooth L1 with sigma 1, as one writes it down."""
+    prediction, target = inputs.values()
+    batch = len(prediction)
+
+    def step() -> None:
+        d = prediction - target
+        np.where(np.abs(d) < 1, d**2 / 2, np.abs(d) - 0.5).sum() / batch
+        np.clip(d, -1, 1) / batch
+
+    return step
+
+
+def textbook_focal(inputs: Dict[str, Array]) -> Contestant:
+    """Sigmoid focal loss as one writes it down; it is NaN for large scores."""
+    score, label = inputs.values()
+
+    def step() -> None:
+        sign = 2 * label - 1
+        p = 1 / (1 + np.exp(-sign * score))
+        alpha = 0.75 - label / 2
+        np.mean(-alpha * (1 - p) ** 2 * np.log(p))
+        alpha * sign * (1 - p) ** 2 * (2 * p * np.log(p) - (1 - p)) / label.size
+
+    return step
+
+
 def torch_cross_entropy(net: caffe.Net) -> Optional[Contestant]:
     """PyTorch's BCEWithLogitsLoss with pos_weight, summed, on as many threads."""
     try:
@@ -283,6 +310,30 @@ LOSSES: Dict[str, Loss] = {
         draw_pair,
         {},
         SHAPES,
+    ),
+    "Huber": Loss(
+        layer_named("HuberLossLayer", "xt"),
+        NATIVE_EUCLIDEAN,
+        textbook_huber,
+        draw_pair,
+        {},
+        SHAPES[3:4],
+    ),
+    "smooth L1": Loss(
+        layer_named("SmoothL1LossLayer", "xt"),
+        NATIVE_EUCLIDEAN,
+        textbook_huber,
+        draw_pair,
+        {},
+        SHAPES[3:4],
+    ),
+    "sigmoid focal": Loss(
+        layer_named("SigmoidFocalLossLayer", "xt"),
+        NATIVE_CROSS_ENTROPY,
+        textbook_focal,
+        draw_labels,
+        {},
+        SHAPES[2:3],
     ),
     "channel sum": Loss(
         layer_named("ChannelSumEuclideanLossLayer", "xt"),

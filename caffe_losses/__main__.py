@@ -10,7 +10,8 @@ def main() -> None:
         prog="python3 -m caffe_losses",
         description="Loss layers for imbalanced targets in Caffe.",
         epilog="The commands of this package: python3 -m caffe_losses.gradient_check --help, "
-        "python3 -m caffe_losses.data_parallel --help, python3 -m caffe_losses.class_counts --help.",
+        "python3 -m caffe_losses.data_parallel --help, "
+        "python3 -m caffe_losses.class_counts --help.",
     )
     parser.add_argument(
         "--version", action="store_true", help="print the version and the engine, and end"

@@ -31,7 +31,7 @@ __all__ = [
 
 
 class HuberLossLayer(LossLayer):
-    """Huber loss: the Euclidean loss up to `delta`, beyond it a straight line that outliers pull less.
+    """Huber loss: squared up to `delta`, beyond it a straight line, so that outliers pull less.
 
     L = 1/N sum_n [sum w h(x - t) / sum w], both inner sums over channels and positions of image n,
     with h(d) = d^2 / 2 for |d| <= delta and delta (|d| - delta / 2) beyond. With a delta that no
@@ -72,7 +72,8 @@ class SigmoidFocalLossLayer(LossLayer):
     t = 0. A loss that is called FocalLoss elsewhere may be the one of the softmax.
 
     Bottoms: score (N, C, ...), label (same layout) of 0 and 1, and optionally a weight v for each
-    element: the score's layout, or (N, 1, ...) or (N, ...) for all channels. Labels < 0 are ignored.
+    element: the score's layout, or (N, 1, ...) or (N, ...) for all channels. Labels < 0 are
+    ignored.
     Gradient: v alpha_t (1 - p_t)^gamma [gamma p_t ln p_t - (1 - p_t)] / D to the score, with the
     sign changed for t = 0; zero to label and weight. It is finite for every gamma and score.
 
@@ -87,8 +88,8 @@ class SigmoidFocalLossLayer(LossLayer):
             labels above 0 that are neither 1 nor ignored. Where they are not checked, all labels
             above 0 are taken for 1.
 
-    Soft labels are refused: of the focal loss of a label between 0 and 1 there are three definitions
-    in use, which differ.
+    Soft labels are refused: of the focal loss of a label between 0 and 1 there are three
+    definitions in use, which differ.
 
     Source: T.-Y. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017.
     """
@@ -106,8 +107,8 @@ class SmoothL1LossLayer(LossLayer):
     inside and the outside weight: (N, 1, ...) or (N, ...) for all channels, or the prediction's
     shape. Three bottoms are those of Fast R-CNN and SSD, four those of Faster R-CNN.
     Gradients: v w f'(w (x - t)) / N to the prediction, the negative of that to the target; zero to
-    the weights. With three bottoms the layers of Fast R-CNN and SSD leave out the factor w, which is
-    the same for weights of 0 and 1 alone.
+    the weights. With three bottoms the layers of Fast R-CNN and SSD leave out the factor w, which
+    is the same for weights of 0 and 1 alone.
 
     Parameters:
         sigma: 1 by default (the RPN has 3), from 0.001 to 1000. PyTorch's beta is 1 / sigma^2.

@@ -11,6 +11,7 @@ from support.nets import fed, loss_net
 SHAPE = (2, 3, 4, 5)
 FIRST_BATCHES = 10
 BALANCED = [layer for layer in LAYERS if "balance" in layer.parameters]
+LAYER = {layer.name: layer for layer in LAYERS}
 each_balanced = pytest.mark.parametrize("layer", BALANCED, ids=lambda layer: layer.name)
 
 
@@ -57,8 +58,7 @@ def test_labels_of_minus_1_and_1_are_warned_of(layer):
 
 
 def test_a_target_that_is_its_own_mask_is_counted_by_positions():
-    layer = next(layer for layer in BALANCED if layer.name == "WeightedEuclideanLossLayer")
-    row = row_with(layer, optional=False)
+    row = row_with(LAYER["WeightedEuclideanLossLayer"], optional=False)
     inputs = draw(row, SHAPE)
     inputs["target"][...] = 0
     (message,) = messages_of(loss_net(layer_of(row), inputs), FIRST_BATCHES)
@@ -89,8 +89,6 @@ def test_neither_the_test_phase_nor_empty_batches_are_warned_of(layer):
 
 
 def test_without_balance_only_what_is_ignored_weighs_nothing():
-    layer = next(
-        layer for layer in BALANCED if layer.name == "WeightedSigmoidCrossEntropyLossLayer"
-    )
+    layer = LAYER["WeightedSigmoidCrossEntropyLossLayer"]
     assert messages_of(net_of(layer, 0, balance="none")[0], 20) == []
     assert len(messages_of(net_of(layer, -1, balance="none")[0], 20)) == 1

@@ -58,3 +58,35 @@ def test_cross_entropy_with_weight_1_equals_the_native_layer(normalization, igno
         loss_and_gradients(loss_net(native, inputs)),
         "x",
     )
+
+
+def test_huber_with_a_delta_that_nothing_reaches_is_the_native_euclidean_loss():
+    inputs = dict(zip("xt", draw()))
+    parameters = {"delta": 1000, "normalization": "BATCH_SIZE"}
+    ours = python_layer("caffe_losses.layers", "HuberLossLayer", "xt", parameters, loss_weight=3)
+    native = native_layer("EuclideanLoss", "xt", loss_weight=3)
+    assert_same(
+        loss_and_gradients(loss_net(ours, inputs)),
+        loss_and_gradients(loss_net(native, inputs)),
+        "xt",
+    )
+
+
+@pytest.mark.parametrize("normalization", ["NONE", "FULL", "VALID", "BATCH_SIZE"])
+def test_focal_loss_with_gamma_0_and_no_alpha_is_the_native_cross_entropy(normalization):
+    inputs = {"x": draw()[0], "t": random.choice([0, 1, -1], size=SHAPE).astype(np.float32)}
+    parameters = {"gamma": 0, "alpha": None, "normalization": normalization}
+    ours = python_layer(
+        "caffe_losses.layers", "SigmoidFocalLossLayer", "xt", parameters, loss_weight=2
+    )
+    native = native_layer(
+        "SigmoidCrossEntropyLoss",
+        "xt",
+        loss_weight=2,
+        loss_param=f"{{ normalization: {normalization} ignore_label: -1 }}",
+    ).replace("type:", "propagate_down: true propagate_down: false type:")
+    assert_same(
+        loss_and_gradients(loss_net(ours, inputs)),
+        loss_and_gradients(loss_net(native, inputs)),
+        "x",
+    )

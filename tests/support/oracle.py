@@ -105,7 +105,7 @@ def smooth_l1(
     sigma: float = 1,
     normalization: str = "BATCH_SIZE",
 ) -> Answer:
-    """L = sum v f(w d) / divisor: f(u) is (sigma u)^2 / 2 up to 1/sigma^2, |u| - 1/2/sigma^2 beyond."""
+    """L = sum v f(w d) / divisor, f(u) = (sigma u)^2 / 2 to 1/sigma^2, |u| - 1/2/sigma^2 beyond."""
     if prediction.size == 0:
         return nothing(prediction, target)
     d = batch_channel_position(prediction) - batch_channel_position(target, prediction)

@@ -58,7 +58,7 @@ def of_huber(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> 
 
 
 def of_smooth_l1(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> Tolerance:
-    """As that of Huber; it is computed for sigma 1 of what is scaled by sigma^2, and scaled back."""
+    """As that of Huber; it is computed of what is scaled by sigma^2, and scaled back."""
     loss, gradients = of_huber(answer, *bottoms, **parameters)
     if bottoms[0].size == 0:
         return loss, gradients
