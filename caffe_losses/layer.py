@@ -75,7 +75,17 @@ LeftGradients = NamedTuple(
 )
 
 
-class LossLayer(caffe.Layer):
+BoostClass: Any = type(caffe.Layer)
+
+
+class LayerClass(BoostClass):
+    """Keeps `dir` and `help` of a layer to what its users call: Boost.Python adds pages to them."""
+
+    def __dir__(cls) -> List[str]:
+        return ["loss", "spec"]
+
+
+class LossLayer(caffe.Layer, metaclass=LayerClass):
     """A scalar loss of its bottoms; the base of all layers here.
 
     A layer names its loss. The gradient is computed in forward, in the same pass as the loss, and

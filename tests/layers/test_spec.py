@@ -1,9 +1,14 @@
 """Layers in a net spec."""
 
+import inspect
+import pydoc
+
 import caffe
 import numpy as np
 import pytest
 
+import pylayerUtils
+import sigmoid_ce_weight_layer
 from caffe_losses.net_spec import spec_of
 from caffe_losses.parameters import Number, OrNone
 from pylayerUtils import ChannelSumEuclideanLossLayer, WeightedEuclideanLossLayer
@@ -132,3 +137,12 @@ def test_a_missing_required_parameter_is_rejected_there_and_then(net):
 def test_a_wrong_number_of_bottoms_is_rejected_there_and_then(net, count):
     with pytest.raises(ValueError, match=rf"{count} bottoms; expected prediction, target, mask"):
         WeightedEuclideanLossLayer.spec(*[net.fcrop] * count)
+
+
+@pytest.mark.parametrize("module", [pylayerUtils, sigmoid_ce_weight_layer])
+def test_help_is_short(module):
+    layers = [getattr(module, name) for name in module.__all__]
+    documented = sum(len(inspect.getdoc(layer).splitlines()) for layer in layers)
+    help_text = pydoc.plain(pydoc.render_doc(module))
+    assert "balance" in help_text or "cls_weight" in help_text
+    assert len(help_text.splitlines()) < documented + 30 * len(layers) + 60

@@ -55,7 +55,7 @@ def test_loss_and_gradients_are_those_of_the_formula(row):
     assert_matches(row, loss_net(layer_of(row), inputs), inputs)
 
 
-AXES = [(4, 3), (1, 3, 6), (3, 3, 2, 2, 3), (5, 3, 1, 7)]
+AXES = [(7,), (4, 3), (1, 3, 6), (3, 3, 2, 2, 3), (5, 3, 1, 7)]
 
 
 @rows_with_shapes(ROWS, AXES)
@@ -135,6 +135,7 @@ def test_shapes_may_change_between_iterations(row):
 
 
 @each_layer
+@pytest.mark.filterwarnings("error")
 @pytest.mark.parametrize("empty", [(0, 3, 4, 5), (2, 3, 0, 5)])
 def test_empty_batch_has_loss_zero(row, empty):
     inputs = draw(row, empty)

@@ -120,9 +120,10 @@ def test_an_unknown_option_is_an_error(tmp_path):
     assert "unrecognized arguments: --verison" in done.stderr
 
 
-def test_the_changelog_begins_with_this_version():
+def test_the_changelog_begins_with_this_version_and_what_is_not_released():
     changelog = (ROOT / "CHANGELOG.md").read_text(encoding="utf-8")
     versions = [line for line in changelog.splitlines() if line.startswith("## [")]
+    versions.remove("## [Unreleased]")
     assert versions[0].startswith(f"## [{caffe_losses.__version__}] - ")
 
 

@@ -52,7 +52,8 @@ class Draw:
 
 
 def vectors_of_which_a_third_are_zero(random: Random, shape: Sequence[int], _: int) -> Array:
-    return random.randn(*shape) * (random.rand(shape[0], 1, *shape[2:]) < 0.67)
+    positions = (shape[0], 1, *shape[2:])[: len(shape)]
+    return random.randn(*shape) * (random.rand(*positions) < 0.67)
 
 
 normal = Draw("normal", Interval(-30, 30), lambda random, shape, _: random.randn(*shape))
