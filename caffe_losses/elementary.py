@@ -27,6 +27,21 @@ def log1p(e: Number) -> Number:
     return np.log1p(e)
 
 
+def log(z: Number) -> Number:
+    """ln z for z >= 1."""
+    return np.log(z)
+
+
+def power(base: Number, exponent: Number) -> Number:
+    """base^exponent for a base from 0 to 1 and an exponent >= 0; 0^0 is 1."""
+    return np.power(base, exponent)
+
+
+def floor(z: Number) -> Number:
+    """The next whole number that is not above z."""
+    return np.floor(z)
+
+
 def where(condition: Number, first: Number, second: Number) -> Number:
     """The first number where the condition holds, the second elsewhere; both are computed."""
     return np.where(condition, first, second)

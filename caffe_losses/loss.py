@@ -3,18 +3,23 @@
 import functools
 import inspect
 import math
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from caffe_losses import parameters
 from caffe_losses.checks import Shape, batch_channel_position, require_finite_loss
+from caffe_losses.loops.along_axis import Formula as AxisFormula
+from caffe_losses.loops.along_axis import Scores, along_axis
 from caffe_losses.loops.channel_sum import channel_sum
 from caffe_losses.loops.pointwise import NO_PARAMETER, Blobs, Formula, pointwise
 from caffe_losses.parameters import Parameter
 from caffe_losses.weights import NO_ARRAY, Weights
 
 ShapeCheck = Callable[..., None]
+NO_POSITIONS = np.zeros((0, 0), np.float32)
+NO_CLASSES = np.zeros(0, np.float32)
+OUTPUTS = ("gradient", "opposite")  # the gradients among the arrays of a loop
 
 
 def own_counts(*counts: float) -> np.ndarray:
@@ -60,6 +65,34 @@ class Evaluation:
         blobs = self.blobs(prediction, target, NO_PARAMETER)
         return self.sum(functools.partial(channel_sum, formula, weight=weight), blobs)
 
+    def along_axis(
+        self,
+        formula: AxisFormula,
+        score: np.ndarray,
+        label: np.ndarray,
+        weight: np.ndarray,
+        of_class: np.ndarray,
+        smooth: np.ndarray = NO_CLASSES,
+        value: np.ndarray = NO_POSITIONS,
+        ignore_label: Optional[float] = None,
+        gamma: float = 0,
+    ) -> float:
+        """The weighted sum of a formula of the softmax over axis 1 of the score (N, K, S)."""
+        gradient = self.gradients[0] if self.gradients else None
+        scores = Scores(
+            score,
+            label,
+            weight,
+            NO_ARRAY if gradient is None else gradient.reshape(score.shape),
+            value,
+            of_class,
+            smooth,
+            np.float32(np.nan if ignore_label is None else ignore_label),
+            np.float32(gamma),
+            np.float32(self.loss_weight),
+        )
+        return self.sum(functools.partial(along_axis, formula), scores)
+
     def blobs(self, prediction: np.ndarray, target: np.ndarray, parameter: np.ndarray) -> Blobs:
         """The arrays (N, C, S) of a loop, with the gradients that are wanted."""
         wanted = [
@@ -70,14 +103,13 @@ class Evaluation:
         factor = np.float32(self.loss_weight)
         return Blobs(prediction, target, gradient, opposite, parameter, factor)
 
-    def sum(self, loop: Callable[..., float], blobs: Blobs) -> float:
+    def sum(self, loop: Callable[..., float], blobs: Union[Blobs, Scores]) -> float:
         """What the loop returns; in float64 where float32 does not hold it or the gradient."""
-        total = loop(blobs=blobs)
+        total = loop(blobs)
         if not math.isfinite(total):
-            gradients = [array for array in (blobs.gradient, blobs.opposite) if array.size]
-            blobs = blobs._replace(gradient=NO_ARRAY, opposite=NO_ARRAY)
-            total = loop(blobs=blobs, kind=np.float64)
-            self.gradient_overflows = not all(np.isfinite(array).all() for array in gradients)
+            wanted = {key: getattr(blobs, key) for key in OUTPUTS if hasattr(blobs, key)}
+            total = loop(blobs._replace(**dict.fromkeys(wanted, NO_ARRAY)), kind=np.float64)
+            self.gradient_overflows = not all(np.isfinite(array).all() for array in wanted.values())
         return total
 
 

@@ -36,7 +36,17 @@ from caffe_losses.parameters import (
     Number,
     NumberForEachChannel,
 )
+from caffe_losses.softmax_losses import weighted_softmax
 from caffe_losses.weights import NO_ARRAY, balanced, groups_of, normalizer, uniform
+
+__all__ = [
+    "balanced_cross_entropy",
+    "channel_sum_euclidean",
+    "euclidean",
+    "weighted_cross_entropy",
+    "weighted_euclidean",
+    "weighted_softmax",
+]
 
 BALANCE = Choice("image", "batch", "channel", "none", default="image")
 NORMALIZATION = Choice("WEIGHT", "BATCH_SIZE", "NONE", "FULL", "VALID", default="WEIGHT")
