@@ -52,7 +52,8 @@ def _(parameter):
 @values_of.register(Number)
 def _(parameter):
     smallest = max(parameter.minimum, -100)
-    ordinary = st.floats(smallest, smallest + 100).map(lambda x: float(np.float32(x)))
+    largest = min(parameter.maximum, smallest + 100)
+    ordinary = st.floats(smallest, largest).map(lambda x: float(np.float32(x)))
     numbers = [x for x in parameter.examples if not isinstance(x, list)]
     return st.sampled_from(numbers) | ordinary | st.floats(width=32)
 

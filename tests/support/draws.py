@@ -64,3 +64,20 @@ tiny = Draw("tiny", [0, 0, -0.0, 1, 1, 1e-45, 1e-30])
 positive = Draw("positive", Interval(0, 2))
 with_minus_1 = Draw("with_minus_1", [-1, 0, 0, 0, 1, 0.5], ignored=-1)
 with_255 = Draw("with_255", [0, 0, 1, 255], ignored=255, ignore_label=255)
+
+
+def class_numbers(channels: int) -> Sequence[float]:
+    return list(range(channels))
+
+
+def mostly_background(channels: int) -> Sequence[float]:
+    return [0] * 7 * channels + list(range(channels))
+
+
+def class_numbers_and_255(channels: int) -> Sequence[float]:
+    return [*range(channels), 255]
+
+
+classes = Draw("classes", class_numbers)
+rare_classes = Draw("rare_classes", mostly_background)
+classes_with_255 = Draw("classes_with_255", class_numbers_and_255, ignored=255, ignore_label=255)

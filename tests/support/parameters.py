@@ -4,7 +4,6 @@
 The default of a parameter is what is left out.
 """
 
-import math
 import numbers
 from typing import Any
 
@@ -29,18 +28,19 @@ class Word:
 
 
 class Number:
-    """A finite number."""
+    """A finite number, from a minimum to a maximum."""
 
     required = False
 
-    def __init__(self, *examples: float, minimum: float = -math.inf) -> None:
+    def __init__(
+        self, *examples: float, minimum: float = -FLOAT32_MAX, maximum: float = FLOAT32_MAX
+    ) -> None:
         self.examples = examples
         self.minimum = minimum
+        self.maximum = maximum
 
     def allows(self, value: Any) -> bool:
-        if not is_number(value):
-            return False
-        return -FLOAT32_MAX <= value <= FLOAT32_MAX and value >= self.minimum
+        return is_number(value) and self.minimum <= value <= self.maximum
 
 
 class NumberForEachChannel(Number):

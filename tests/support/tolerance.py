@@ -46,3 +46,33 @@ def of_sums(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> T
     loss, gradients = of_answer(answer, *bottoms, **parameters)
     total = sum(float(np.sum(np.abs(array), dtype=np.float64)) for array in bottoms)
     return loss + 1e-12 * total**2, [error + 1e-13 * total for error in gradients]
+
+
+def of_softmax(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> Tolerance:
+    """Relative to the terms s_c (-ln p_c): label smoothing and negative weights cancel them."""
+    if bottoms[0].size == 0:
+        return of_answer(answer, *bottoms, **parameters)
+    axis = parameters.get("axis", 1)
+    s = np.abs(oracle.softmax_coefficients(*bottoms, **parameters))
+    total = s.sum(axis=1, keepdims=True)
+    entropy = oracle.minus_log_softmax(oracle.positions(bottoms[0], axis))
+    terms = (total - s) * np.exp(-entropy) - s * np.expm1(-entropy)
+    denormal = SMALLEST * (1 + total) * np.ones(s.shape)
+    errors = oracle.axis_put_back(1e-5 * terms + denormal, bottoms[0], axis)
+    return 1e-6 * float(np.sum(s * entropy)) + float(denormal.sum()), [errors]
+
+
+def of_focal(
+    answer: oracle.Answer, *bottoms: np.ndarray, gamma: float = 2, **parameters: Any
+) -> Tolerance:
+    """Relative to each element of the gradient, and to each term of the loss: weights cancel them."""
+    loss, errors = of_answer(answer, *bottoms)
+    if bottoms[0].size == 0:
+        return loss, errors
+    s, y = oracle.focal_coefficients(*bottoms, **parameters)
+    x = oracle.positions(bottoms[0], parameters.get("axis", 1))
+    entropy = oracle.minus_log_softmax(x)[np.arange(len(y)), y]
+    # A probability may be denormal, whatever it is multiplied with.
+    denormal = SMALLEST * (1 + np.abs(s).max()) * (1 + gamma) * (1 + entropy.max())
+    terms = float(np.sum(np.abs(s) * oracle.focal(entropy, gamma)))
+    return 1e-6 * terms + denormal * len(y), [error + denormal for error in errors]
