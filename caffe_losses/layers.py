@@ -14,6 +14,8 @@ __all__ = [
     "ChannelSumEuclideanLossLayer",
     "EuclideanLossLayer",
     "SigmoidCrossEntropyWeightLossLayer",
+    "SoftmaxFocalLossLayer",
+    "SoftmaxWithLossOHEMLayer",
     "WeightedEuclideanLossLayer",
     "WeightedSigmoidCrossEntropyLossLayer",
     "WeightedSoftmaxWithLossLayer",
@@ -51,3 +53,61 @@ class WeightedSoftmaxWithLossLayer(LossLayer):
     """
 
     loss = losses.weighted_softmax
+
+
+class SoftmaxFocalLossLayer(LossLayer):
+    """Focal loss of a softmax: positions that are already right count little.
+
+    L = sum u alpha_y (1 - p_y)^gamma (-ln p_y) / D, where p is the softmax of the scores of a
+    position, y the class that its label names, and u the weight of the position.
+
+    Bottoms: as WeightedSoftmaxWithLossLayer.
+    Gradient: with A = u alpha_y (1 - p_y)^gamma [(1 - p_y) - gamma p_y ln p_y] / D it is -A to the
+    score of class y, and A p_c / (1 - p_y) to the others; zero to label and weight.
+
+    Parameters:
+        alpha: null (default, all classes weigh 1), a number >= 0, or a list with one for each class.
+            A single number multiplies every class alike; it balances nothing.
+        gamma: a number >= 0, 2 by default; 0 is the weighted softmax cross-entropy.
+        ignore_label, axis, check_labels: as in WeightedSoftmaxWithLossLayer.
+        normalization: D. "VALID" (default), the positions that are not ignored; "POSITIVE", those
+            of them whose class is not 0, the background; "WEIGHT", the sum of their u alpha_y;
+            "FULL", all positions; "BATCH_SIZE", N; "NONE", 1. Where D would be 0 it is 1.
+
+    Raises what WeightedSoftmaxWithLossLayer raises.
+
+    Source: T.-Y. Lin et al., "Focal Loss for Dense Object Detection", ICCV 2017, with a softmax in
+    place of the sigmoid, as in most FocalLoss layers that were written for Caffe.
+    """
+
+    loss = losses.softmax_focal_loss
+
+
+class SoftmaxWithLossOHEMLayer(LossLayer):
+    """SoftmaxWithLoss of the hardest positions: online hard example mining.
+
+    L = sum u (-ln p_y) / M over the M positions that are kept, the hardest being those with the
+    smallest p_y, the softmax of the class that the label names. Positions are chosen from the whole
+    batch (on several ranks, each from its own part); of equally hard ones the first are taken.
+    Which ones are kept is taken as fixed in the gradient.
+
+    Bottoms: as WeightedSoftmaxWithLossLayer. Positions with weight 0 are never kept.
+    Gradient: u (p_c - 1 where c is y) / M to the scores of positions that are kept, zero to all
+    others, and to label and weight.
+
+    Parameters:
+        neg_pos_ratio: all positions of classes above 0 are kept, and this number (3 by default) of
+            the hardest of class 0, the background, for each of them.
+        keep_ratio: null (default), or the fraction of all positions to keep, whatever their class;
+            neg_pos_ratio then has no effect.
+        thresh: null (default), or a probability: positions with p_y below it are kept too.
+        ignore_label, axis, check_labels: as in WeightedSoftmaxWithLossLayer.
+
+    Takes memory for four numbers a position beside its blobs. Raises what
+    WeightedSoftmaxWithLossLayer raises.
+
+    Source: A. Shrivastava et al., "Training Region-based Object Detectors with Online Hard Example
+    Mining", CVPR 2016; the ratio of W. Liu et al., "SSD: Single Shot MultiBox Detector", ECCV 2016.
+    """
+
+    loss = losses.softmax_ohem

@@ -36,13 +36,15 @@ from caffe_losses.parameters import (
     Number,
     NumberForEachChannel,
 )
-from caffe_losses.softmax_losses import weighted_softmax
+from caffe_losses.softmax_losses import softmax_focal_loss, softmax_ohem, weighted_softmax
 from caffe_losses.weights import NO_ARRAY, balanced, groups_of, normalizer, uniform
 
 __all__ = [
     "balanced_cross_entropy",
     "channel_sum_euclidean",
     "euclidean",
+    "softmax_focal_loss",
+    "softmax_ohem",
     "weighted_cross_entropy",
     "weighted_euclidean",
     "weighted_softmax",

@@ -4,6 +4,7 @@ y is the class of a position, p the softmax of its score, p_y that of class y, w
 class, u that of the position, K the number of classes.
 """
 
+import math
 from typing import Any, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
@@ -164,7 +165,10 @@ def weighted_softmax(
         evaluation, score, label, weight, class_weight, ignore_label, axis
     )
     of_class = positions.of_class / divisor_of(evaluation, positions, normalization)
-    smooth = of_class * label_smoothing / max(of_class.size, 1)
+    classes = of_class.size
+    if classes == 1:
+        label_smoothing = 0  # all of the label is on the one class there is
+    smooth = of_class * label_smoothing / max(classes, 1)
     return evaluation.along_axis(
         softmax_cross_entropy,
         positions.score,
@@ -174,3 +178,150 @@ def weighted_softmax(
         smooth.astype(np.float32) if label_smoothing else NO_CLASSES,
         ignore_label=ignore_label,
     )
+
+
+@loss(
+    "score",
+    "label",
+    "weight",
+    optional=1,
+    check_shapes=check_classes,
+    alpha=NumberForEachChannel(None, minimum=0),
+    gamma=Number(2, minimum=0),
+    ignore_label=IGNORE_LABEL,
+    axis=AXIS,
+    normalization=Choice(
+        "VALID", "POSITIVE", "WEIGHT", "FULL", "BATCH_SIZE", "NONE", default="VALID"
+    ),
+    check_labels=CHECK_LABELS,
+)
+def softmax_focal_loss(
+    evaluation: Evaluation,
+    score: np.ndarray,
+    label: np.ndarray,
+    weight: Optional[np.ndarray] = None,
+    *,
+    alpha: Optional[Sequence[float]],
+    gamma: float,
+    ignore_label: Optional[float],
+    axis: int,
+    normalization: str,
+) -> float:
+    """Focal loss of a softmax, sum u alpha_y (1 - p_y)^gamma (-ln p_y) / D.
+
+    score (N, K, ...), label (N, 1, ...) or (N, ...) of class numbers, weight u (as the label); alpha
+    is none, a number, or one for each class. D is the number of positions that are not ignored.
+    """
+    positions = positions_of(evaluation, score, label, weight, alpha, ignore_label, axis)
+    of_class = positions.of_class / divisor_of(evaluation, positions, normalization)
+    return evaluation.along_axis(
+        softmax_focal,
+        positions.score,
+        positions.label,
+        positions.weight,
+        of_class.astype(np.float32),
+        ignore_label=ignore_label,
+        gamma=gamma,
+    )
+
+
+@loss(
+    "score",
+    "label",
+    "weight",
+    optional=1,
+    check_shapes=check_classes,
+    neg_pos_ratio=Number(3, minimum=0),
+    keep_ratio=Number(None, minimum=0, maximum=1),
+    thresh=Number(None, minimum=0, maximum=1),
+    ignore_label=IGNORE_LABEL,
+    axis=AXIS,
+    check_labels=CHECK_LABELS,
+)
+def softmax_ohem(
+    evaluation: Evaluation,
+    score: np.ndarray,
+    label: np.ndarray,
+    weight: Optional[np.ndarray] = None,
+    *,
+    neg_pos_ratio: float,
+    keep_ratio: Optional[float],
+    thresh: Optional[float],
+    ignore_label: Optional[float],
+    axis: int,
+) -> float:
+    """Softmax cross-entropy of the hardest positions, sum u (-ln p_y) / (the number kept).
+
+    score (N, K, ...), label (N, 1, ...) or (N, ...) of class numbers, weight u (as the label). All
+    positions of classes above 0 are kept, and neg_pos_ratio times as many of class 0; with a
+    keep_ratio that fraction of all; with thresh all with p_y below it too.
+    """
+    positions = positions_of(evaluation, score, label, weight, None, ignore_label, axis)
+    ones = np.ones(positions.of_class.size, np.float32)
+    entropy = np.empty_like(positions.label)
+    first = Evaluation(evaluation.name, loss_weight=evaluation.loss_weight)
+    everything = first.along_axis(
+        softmax_cross_entropy,
+        positions.score,
+        positions.label,
+        positions.weight,
+        ones,
+        value=entropy,
+        ignore_label=ignore_label,
+    )
+    if not math.isfinite(everything):
+        return everything
+    kept = hardest(entropy, positions, neg_pos_ratio, keep_ratio, thresh)
+    (number,) = evaluation.mean_over_ranks(np.count_nonzero(kept))
+    weights = kept * (positions.weight if weight is not None else np.float32(1))
+    return evaluation.along_axis(
+        softmax_cross_entropy,
+        positions.score,
+        positions.label,
+        weights,
+        (ones / (number or 1)).astype(np.float32),
+        ignore_label=ignore_label,
+    )
+
+
+def hardest(
+    entropy: np.ndarray,
+    positions: Positions,
+    neg_pos_ratio: float,
+    keep_ratio: Optional[float],
+    thresh: Optional[float],
+) -> np.ndarray:
+    """Which positions are kept; the entropy -ln p_y is negative where a label is ignored."""
+    candidates = entropy >= 0
+    if positions.weight.size:
+        candidates &= positions.weight != 0
+    kept = np.zeros_like(candidates)
+    if keep_ratio is None:
+        kept = candidates & (positions.label > 0)
+        candidates &= ~kept
+        count = neg_pos_ratio * np.count_nonzero(kept)
+    else:
+        count = keep_ratio * np.count_nonzero(candidates)
+    kept |= largest(entropy, candidates, count)
+    if thresh is not None:
+        with np.errstate(under="ignore"):
+            kept |= candidates & (np.exp(-entropy) < np.float32(thresh))
+    return kept
+
+
+def largest(values: np.ndarray, candidates: np.ndarray, count: float) -> np.ndarray:
+    """Which candidates have the largest values, as many as the count, rounded up.
+
+    Of those that are equal the first ones are taken.
+    """
+    found = values[candidates]
+    number = min(math.ceil(count), found.size)
+    taken = np.zeros(found.size, bool)
+    if number:
+        smallest = np.partition(found, found.size - number)[found.size - number]
+        taken = found > smallest
+        equal = np.flatnonzero(found == smallest)
+        taken[equal[: number - np.count_nonzero(taken)]] = True
+    result = np.zeros_like(candidates)
+    result[candidates] = taken
+    return result

@@ -430,7 +430,7 @@ def test_a_loss_that_overflows_is_an_error(layer):
 
 @each_unbounded
 def test_a_gradient_that_overflows_is_an_error(layer):
-    row = row_with(layer)
+    row = row_with(layer, **layer.overflows)
     inputs = draw(row, SHAPE)
     inputs[layer.bottoms[0].name] *= 1e4
     net = net_of(row, inputs, loss_weight=3e38)

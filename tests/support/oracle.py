@@ -6,7 +6,8 @@ have one, for a loss_weight of 1. x is the prediction or score, t the target or 
 N the length of axis 0 (1 without axes), C that of axis 1.
 """
 
-from typing import Any, List, Optional, Tuple
+import math
+from typing import Any, List, Optional, Set, Tuple
 
 import numpy as np
 
@@ -119,7 +120,8 @@ def softmax_coefficients(
     y, valid = class_numbers(label, K, ignore_label)
     u = valid * (1.0 if weight is None else float64(weight).ravel())
     w = np.broadcast_to(float64(class_weight), (K,))
-    q = (1 - label_smoothing) * np.eye(K)[y] + label_smoothing / K
+    q = np.full((len(y), K), label_smoothing / K)
+    q[np.arange(len(y)), y] += 1 - label_smoothing
     D = softmax_divisor(score, axis, normalization, valid, y, np.sum(u * w[y]))
     return u[:, np.newaxis] * w * q / D
 
@@ -170,6 +172,63 @@ def focal_coefficients(
     u = valid * (1.0 if weight is None else float64(weight).ravel())
     alpha_y = np.broadcast_to(float64(1 if alpha is None else alpha), (K,))[y]
     return u * alpha_y / softmax_divisor(score, axis, normalization, valid, y, np.sum(u * alpha_y)), y
+
+
+def softmax_with_loss_ohem(
+    score: np.ndarray,
+    label: np.ndarray,
+    weight: Optional[np.ndarray] = None,
+    axis: int = 1,
+    **parameters: Any,
+) -> Answer:
+    """L = sum u (-ln p_y) / M over the M positions that are kept."""
+    if score.size == 0:
+        return nothing(score)
+    y, entropy, u = ohem_positions(score, label, weight, axis, parameters.pop("ignore_label", None))
+    kept = sorted(ohem_choice(y, entropy, u, **parameters))
+    entropies = minus_log_softmax(positions(score, axis))[kept]
+    s = np.zeros(entropies.shape)
+    s[np.arange(len(kept)), y[kept]] = u[kept] / max(1, len(kept))
+    gradient = np.zeros((len(y), score.shape[axis]))
+    gradient[kept] = s * np.expm1(-entropies)
+    gradient[kept] += (s.sum(axis=1, keepdims=True) - s) * np.exp(-entropies)
+    return float(np.sum(s * entropies)), [axis_put_back(gradient, score, axis)]
+
+
+def ohem_positions(
+    score: np.ndarray,
+    label: np.ndarray,
+    weight: Optional[np.ndarray],
+    axis: int,
+    ignore_label: Optional[float],
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Class y, -ln p_y and weight u of each position; the weight is 0 where it takes no part."""
+    y, valid = class_numbers(label, score.shape[axis], ignore_label)
+    entropy = minus_log_softmax(positions(score, axis))[np.arange(len(y)), y]
+    return y, entropy, valid * (1.0 if weight is None else float64(weight).ravel())
+
+
+def ohem_choice(
+    y: np.ndarray,
+    entropy: np.ndarray,
+    u: np.ndarray,
+    neg_pos_ratio: float = 3,
+    keep_ratio: Optional[float] = None,
+    thresh: Optional[float] = None,
+) -> Set[int]:
+    """The positions that are kept, taken from a sorted list."""
+    hardest_first = sorted(np.flatnonzero(u), key=lambda position: -entropy[position])
+    kept = set()  # type: Set[int]
+    if keep_ratio is None:
+        kept = {position for position in hardest_first if y[position] > 0}
+        hardest_first = [position for position in hardest_first if y[position] == 0]
+        count = math.ceil(neg_pos_ratio * len(kept))
+    else:
+        count = math.ceil(keep_ratio * len(hardest_first))
+    kept.update(hardest_first[:count])
+    if thresh is not None:
+        kept.update(p for p in hardest_first if np.exp(-entropy[p]) < thresh)
+    return kept
 
 
 def softmax_divisor(

@@ -76,3 +76,32 @@ def of_focal(
     denormal = SMALLEST * (1 + np.abs(s).max()) * (1 + gamma) * (1 + entropy.max())
     terms = float(np.sum(np.abs(s) * oracle.focal(entropy, gamma)))
     return 1e-6 * terms + denormal * len(y), [error + denormal for error in errors]
+
+
+def of_ohem(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> Tolerance:
+    """As of_softmax; which of several positions is kept that are about equally hard is left open."""
+    if bottoms[0].size == 0:
+        return of_answer(answer, *bottoms)
+    axis, ignore_label = (parameters.pop(key, value) for key, value in OHEM_DEFAULTS.items())
+    score, label, weight = (*bottoms, None)[:3]
+    y, entropy, u = oracle.ohem_positions(score, label, weight, axis, ignore_label)
+    kept = oracle.ohem_choice(y, entropy, u, **parameters)
+    size = np.abs(u) / max(1, len(kept))
+    denormal = SMALLEST * (1 + size.max()) * len(y)
+    errors = 1e-5 * np.abs(answer[1][0]) + denormal
+    left = [p for p in range(len(y)) if u[p] and p not in kept]
+    open_to_choice = np.zeros(len(y))
+    for p in left:
+        equals = [k for k in kept if abs(entropy[k] - entropy[p]) <= 1e-5 * (1 + entropy[p])]
+        open_to_choice[[p] * bool(equals) + equals] = 1
+    near = np.abs(np.exp(-entropy) - parameters.get("thresh", -1)) <= 1e-5
+    open_to_choice[near] = 1
+    ties = oracle.axis_put_back(
+        np.repeat((open_to_choice * size)[:, np.newaxis], score.shape[axis], axis=1), score, axis
+    )
+    loss = 1e-6 * float(np.sum((size * entropy)[list(kept)])) + denormal
+    spread = float(np.sum(open_to_choice * size * entropy)) if np.ptp(u) or near.any() else 0
+    return loss + spread, [errors + 2 * ties]
+
+
+OHEM_DEFAULTS = {"axis": 1, "ignore_label": None}  # type: dict
