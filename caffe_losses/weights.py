@@ -96,8 +96,9 @@ def weighted(
     """What an element adds to the loss, and its gradient.
 
     What is not finite makes a NaN, which would otherwise be lost where a formula selects one of two
-    numbers or where a weight is 0.
+    numbers or where a weight is 0. (LLVM 10 takes 0 for a product with 0 that it fuses with a sum.)
     """
     value, derivative = formula(x, t, parameter)
     gradient = weight * derivative * loss_weight
-    return weight * value + (x + t + gradient) * ZERO, gradient
+    suspect = x + t + gradient
+    return weight * value + (suspect - suspect), gradient
