@@ -66,7 +66,7 @@ def exponential_of_difference(x: Number, m: Number) -> Number:
     lost = (x - (d - minus_m)) - (m + minus_m)
     e = exp(d)
     # Where nothing is left of e, d may have overflowed.
-    return where(e == ZERO, x * ZERO, e + e * lost)
+    return where(e == ZERO, x - x, e + e * lost)
 
 
 def log_of_sum(own: Number, others: Number) -> Number:

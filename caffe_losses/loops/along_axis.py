@@ -101,10 +101,10 @@ def run_block_of(
     others = e.sum(axis=1, dtype=np.float64).astype(kind)
     value, of_others, of_own = formula(own, others, x[here] - largest, kind(scores.gamma))
 
-    unit = counts.astype(kind) + label * ZERO
+    unit = counts.astype(kind) + (label - label)
     if scores.weight.size:
         weight = scores.weight[images, positions].astype(kind, copy=False)
-        unit = where(counts, weight, ZERO).astype(kind) + (label + weight) * ZERO
+        unit = where(counts, weight, ZERO).astype(kind) + (label - label) + (weight - weight)
     weight = unit * scores.of_class.astype(kind)[own_class]
     result = weight * value
     scale = weight * scores.loss_weight
@@ -117,7 +117,7 @@ def run_block_of(
         unit = unit * scores.loss_weight
         of_others = of_others + unit * everything / (own + others)
         of_own = of_own + unit * everything * own / (own + others)
-    result = result + (of_others + of_own) * ZERO
+    result = result + (of_others - of_others) + (of_own - of_own)
 
     if scores.value.size:
         scores.value[images, positions] = where(counts, value, NO_CLASS)
@@ -259,7 +259,7 @@ def set_numbers(
     for i in range(number.size):
         found = class_of(label[i], classes, ignore_label)
         number[i] = found
-        unit[i] = where(found == NO_CLASS, ZERO, ONE) + label[i] * ZERO
+        unit[i] = where(found == NO_CLASS, ZERO, ONE) + (label[i] - label[i])
 
 
 def weigh_units(unit: np.ndarray, weight: np.ndarray) -> None:
@@ -459,7 +459,8 @@ def weighted_sum(
         scale = weight[i] * factor
         of_others[i] = scale * of_others[i]
         of_own[i] = scale * of_own[i]
-        result = add(result, weight[i] * value[i] + (of_others[i] + of_own[i]) * ZERO)
+        suspect = of_others[i] + of_own[i]
+        result = add(result, weight[i] * value[i] + (suspect - suspect))
     return result
 
 

@@ -307,6 +307,7 @@ LAYERS = [
         },
         takes=has_axis,
         mean_over_images=None,
+        overflows={"keep_ratio": 0.1},
         tolerance=tolerance.of_ohem,
     ),
     Layer(
