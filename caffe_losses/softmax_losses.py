@@ -258,7 +258,7 @@ def softmax_ohem(
     """
     positions = positions_of(evaluation, score, label, weight, None, ignore_label, axis)
     ones = np.ones(positions.of_class.size, np.float32)
-    entropy = np.empty_like(positions.label)
+    entropy = np.full_like(positions.label, -1)
     first = Evaluation(evaluation.name, loss_weight=evaluation.loss_weight)
     everything = first.along_axis(
         softmax_cross_entropy,

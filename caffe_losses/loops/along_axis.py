@@ -76,9 +76,11 @@ def run_blocks(formula: Formula, scores: Scores, kind: Any = np.float32) -> floa
 def blocks(shape: Tuple[int, int, int]) -> List[Tuple[slice, slice]]:
     """Images and positions of each block: runs of whole images, or positions of one."""
     batch, classes, positions = shape
-    positions_each = min(positions, max(1, BLOCK // max(classes, 1)))
+    if 0 in shape:
+        return []
+    positions_each = min(positions, max(1, BLOCK // classes))
     is_whole = positions_each == positions
-    images_each = max(1, BLOCK // max(classes * positions, 1)) if is_whole else 1
+    images_each = max(1, BLOCK // (classes * positions)) if is_whole else 1
     return [(n, s) for n in slices(batch, images_each) for s in slices(positions, positions_each)]
 
 
@@ -162,7 +164,9 @@ def compiled_loop(formula: Formula) -> Loop:
 @functools.lru_cache(maxsize=64)
 def parts_of_positions(count: int, classes: int) -> List[Part]:
     """The (start, stop) of the parts of so many positions."""
-    step = max(1, PART // max(classes, 1))
+    if classes == 0:
+        return []
+    step = max(1, PART // classes)
     if step > ROW:
         step -= step % ROW
     return [(start, min(start + step, count)) for start in range(0, count, step)]

@@ -145,7 +145,12 @@ def softmax_focal_loss(
     loss = np.sum(s * focal(entropy, gamma))
     others = x.copy()
     others[at_label] = -np.inf
-    share = np.exp(others - np.logaddexp.reduce(others, axis=1, keepdims=True))
+    if x.shape[1] > 1:
+        with np.errstate(under="ignore"):
+            share = np.exp(others - others.max(axis=1, keepdims=True))
+        share /= share.sum(axis=1, keepdims=True)
+    else:
+        share = np.zeros(x.shape)
     A = s * rest**gamma * (rest + gamma * p * entropy)
     gradient = A[:, np.newaxis] * share
     gradient[at_label] = -A

@@ -75,7 +75,8 @@ def of_focal(
     # A probability may be denormal, whatever it is multiplied with.
     denormal = SMALLEST * (1 + np.abs(s).max()) * (1 + gamma) * (1 + entropy.max())
     terms = float(np.sum(np.abs(s) * oracle.focal(entropy, gamma)))
-    return 1e-6 * terms + denormal * len(y), [error + denormal for error in errors]
+    power = max(1, gamma / 5)  # what a power makes of the last digits of its base
+    return 1e-6 * power * terms + denormal * len(y), [power * e + denormal for e in errors]
 
 
 def of_ohem(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> Tolerance:
