@@ -273,12 +273,12 @@ def softmax_ohem(
         return everything
     kept = hardest(entropy, positions, neg_pos_ratio, keep_ratio, thresh)
     (number,) = evaluation.mean_over_ranks(np.count_nonzero(kept))
-    weights = kept * (positions.weight if weight is not None else np.float32(1))
+    own = np.float32(1) if weight is None else positions.weight
     return evaluation.along_axis(
         softmax_cross_entropy,
         positions.score,
         positions.label,
-        weights,
+        np.where(kept, own, np.float32(0)),
         (ones / (number or 1)).astype(np.float32),
         ignore_label=ignore_label,
     )
