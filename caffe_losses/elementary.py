@@ -33,7 +33,7 @@ def log(z: Number) -> Number:
 
 
 def power(base: Number, exponent: Number) -> Number:
-    """base^exponent for a base from 0 to 1 and an exponent >= 0; 0^0 is 1."""
+    """base^exponent for a base from 0 to 1 and an exponent from 0 to 100; 0^0 is 1."""
     return np.power(base, exponent)
 
 

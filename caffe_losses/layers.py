@@ -68,7 +68,7 @@ class SoftmaxFocalLossLayer(LossLayer):
     Parameters:
         alpha: null (default, all classes weigh 1), a number >= 0, or a list with one for each class.
             A single number multiplies every class alike; it balances nothing.
-        gamma: a number >= 0, 2 by default; 0 is the weighted softmax cross-entropy.
+        gamma: a number from 0 to 100, 2 by default; 0 is the weighted softmax cross-entropy.
         ignore_label, axis, check_labels: as in WeightedSoftmaxWithLossLayer.
         normalization: D. "VALID" (default), the positions that are not ignored; "POSITIVE", those
             of them whose class is not 0, the background; "WEIGHT", the sum of their u alpha_y;

@@ -187,7 +187,7 @@ def weighted_softmax(
     optional=1,
     check_shapes=check_classes,
     alpha=NumberForEachChannel(None, minimum=0),
-    gamma=Number(2, minimum=0),
+    gamma=Number(2, minimum=0, maximum=100),
     ignore_label=IGNORE_LABEL,
     axis=AXIS,
     normalization=Choice(

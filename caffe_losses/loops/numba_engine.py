@@ -24,8 +24,9 @@ float32, int32, boolean = numba.types.float32, numba.types.int32, numba.types.bo
 SMALLEST_EXPONENT = np.float32(-104)
 LOG2_OF_E = np.float32(1.44269504)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
-LN2_IN_FLOAT64 = np.log(2.0)
-LN2 = np.float32(LN2_IN_FLOAT64)
+LN2 = np.float32(np.log(2))
+# Of two: 2^-1000 is 0.
+LOWEST_POWER, LOG2_OF_ZERO = np.float32(-1000), np.float32(-1e30)
 SMALLEST_NORMAL = np.finfo(np.float32).tiny
 THIRTY_TWO, TWO_TO_32 = np.float32(32), np.float32(2.0**32)
 # (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2, to 1e-8, and ln(1 + e) / e about e = 1/2, to 3e-8: the
@@ -205,12 +206,12 @@ def log(z: Any) -> Any:
 @implements(elementary.power)
 def power(base: Any, exponent: Any) -> Any:
     k, f = parts_of(base)
-    # In float64 what may be large: its last digits are the first ones of the power.
-    z = np.float64(exponent) * (np.float64(k) * LN2_IN_FLOAT64 + np.float64(elementary.log1p(f)))
-    whole = floor_of(elementary.maximum(np.float32(z), SMALLEST_EXPONENT) * LOG2_OF_E + HALF)
-    r = elementary.maximum(np.float32(z - np.float64(whole) * LN2_IN_FLOAT64), -ONE)
-    of_zero = select(exponent == ZERO, ONE, ZERO)
-    return select(base == ZERO, of_zero, scaled_exp(whole, r))
+    # 2^(exponent k) 2^(exponent log2(1 + f)): the first of these exponents may be large, and is exact
+    # for an exponent of few digits; the digits it loses would be the first ones of the result.
+    first = elementary.maximum(exponent * select(base == ZERO, LOG2_OF_ZERO, k), LOWEST_POWER)
+    second = exponent * (elementary.log1p(f) * LOG2_OF_E)
+    whole = floor_of(first + second + HALF)
+    return scaled_exp(whole, ((first - whole) + second) * LN2)
 
 
 @implements(elementary.floor)

@@ -281,7 +281,7 @@ LAYERS = [
         [SCORE, CLASS_LABEL, POSITION_WEIGHT],
         {
             "alpha": NumberForEachChannel(0.25, [1, 10, 0.5], minimum=0),
-            "gamma": Number(0, 0.5, 5, minimum=0),
+            "gamma": Number(0, 0.5, 5, minimum=0, maximum=100),
             "ignore_label": Number(255),
             "axis": Axis(2, -1, 0),
             "normalization": Word("VALID", "POSITIVE", "WEIGHT", "FULL", "BATCH_SIZE", "NONE"),
