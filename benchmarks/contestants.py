@@ -268,6 +268,47 @@ SUMS_AND_EUCLIDEAN = (
     + native_layer("EuclideanLoss", ["sx", "st"], loss_weight=1)
 )
 
+
+def textbook_softmax(inputs: Dict[str, Array]) -> Contestant:
+    """Weighted softmax cross-entropy as one writes it down; it overflows for large scores."""
+    score, label = inputs.values()
+    number = label.astype(np.intp).reshape(len(score), 1, -1)
+    one_hot = np.arange(score.shape[1]).reshape(1, -1, 1) == number
+    one_hot = one_hot.reshape(score.shape)
+
+    def probability() -> Array:
+        exponentials = np.exp(score)
+        return exponentials / exponentials.sum(axis=1, keepdims=True)
+
+    return Contestant(
+        lambda: -np.log(probability()[one_hot]).mean(),
+        lambda: (probability() - one_hot) / label.size,
+    )
+
+
+def torch_softmax(net: caffe.Net) -> Optional[Contestant]:
+    """PyTorch's cross_entropy with class weights, on as many threads."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    score = torch.from_numpy(net.blobs["x"].data.copy())
+    label = torch.from_numpy(net.blobs["t"].data.astype(np.int64))[:, 0]
+    weight = torch.ones(score.shape[1])
+    score.requires_grad_()
+    state: Dict[str, Any] = {}
+
+    def forward() -> None:
+        torch.set_num_threads(thread_count())
+        state["loss"] = torch.nn.functional.cross_entropy(score, label, weight)
+
+    def backward() -> None:
+        score.grad = None
+        state["loss"].backward(retain_graph=True)
+
+    return Contestant(forward, backward)
+
+
 Loss = NamedTuple(
     "Loss",
     [
@@ -286,6 +327,13 @@ def draw_labels(random: np.random.RandomState, shape: Tuple[int, ...]) -> Dict[s
     return {"x": score, "t": (random.rand(*shape) < 0.1).astype(np.float32)}
 
 
+def draw_classes(random: np.random.RandomState, shape: Tuple[int, ...]) -> Dict[str, Array]:
+    """Scores, and class numbers of which most are 0, the background."""
+    label = random.randint(0, shape[1], size=shape[:1] + (1,) + shape[2:])
+    label[random.rand(*label.shape) < 0.7] = 0
+    return {"x": 3 * random.randn(*shape).astype(np.float32), "t": label.astype(np.float32)}
+
+
 def draw_pair(random: np.random.RandomState, shape: Tuple[int, ...]) -> Dict[str, Array]:
     """A prediction and a target."""
     return {name: random.randn(*shape).astype(np.float32) for name in "xt"}
@@ -298,6 +346,7 @@ def draw_masked(random: np.random.RandomState, shape: Tuple[int, ...]) -> Dict[s
 
 
 NATIVE_CROSS_ENTROPY = native_layer("SigmoidCrossEntropyLoss", "xt", loss_weight=1)
+NATIVE_SOFTMAX = native_layer("SoftmaxWithLoss", "xt", loss_weight=1)
 NATIVE_EUCLIDEAN = native_layer("EuclideanLoss", "xt", loss_weight=1)
 LOSSES = {
     "weighted sigmoid cross-entropy": Loss(
@@ -333,6 +382,27 @@ LOSSES = {
         SUMS_AND_EUCLIDEAN,
         textbook_channel_sum,
         draw_pair,
+        {},
+    ),
+    "weighted softmax": Loss(
+        layer_named("WeightedSoftmaxWithLossLayer", "xt", class_weight=2),
+        NATIVE_SOFTMAX,
+        textbook_softmax,
+        draw_classes,
+        {"PyTorch": torch_softmax},
+    ),
+    "softmax focal": Loss(
+        layer_named("SoftmaxFocalLossLayer", "xt"),
+        NATIVE_SOFTMAX,
+        textbook_softmax,
+        draw_classes,
+        {},
+    ),
+    "softmax OHEM": Loss(
+        layer_named("SoftmaxWithLossOHEMLayer", "xt"),
+        NATIVE_SOFTMAX,
+        textbook_softmax,
+        draw_classes,
         {},
     ),
 }  # type: Dict[str, Loss]
