@@ -72,7 +72,7 @@ def exponential_of_difference(x: Number, m: Number) -> Number:
 def log_of_sum(own: Number, others: Number) -> Number:
     """ln(own + others), without loss of digits where `others` is small.
 
-    One of e^(x_c - m) is 1, so that the larger of the two is at least 1; where it is `own`, it is 1.
+    One of e^(x_c - m) is 1, so that the larger of the two is at least 1; if it is `own`, it is 1.
     """
     larger = maximum(own, others)
     return log(larger) + log1p(minimum(own, others) / larger)

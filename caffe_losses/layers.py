@@ -66,8 +66,8 @@ class SoftmaxFocalLossLayer(LossLayer):
     score of class y, and A p_c / (1 - p_y) to the others; zero to label and weight.
 
     Parameters:
-        alpha: null (default, all classes weigh 1), a number >= 0, or a list with one for each class.
-            A single number multiplies every class alike; it balances nothing.
+        alpha: null (default, all classes weigh 1), a number >= 0, or a list with one for each
+            class. A single number multiplies every class alike; it balances nothing.
         gamma: a number from 0 to 100, 2 by default; 0 is the weighted softmax cross-entropy.
         ignore_label, axis, check_labels: as in WeightedSoftmaxWithLossLayer.
         normalization: D. "VALID" (default), the positions that are not ignored; "POSITIVE", those

@@ -3,12 +3,12 @@
 import functools
 import inspect
 import math
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Mapping, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from caffe_losses import parameters
-from caffe_losses.checks import Shape, batch_channel_position, require_finite_loss
+from caffe_losses.checks import batch_channel_position, require_finite_loss
 from caffe_losses.loops.along_axis import Formula as AxisFormula
 from caffe_losses.loops.along_axis import Scores, along_axis
 from caffe_losses.loops.channel_sum import channel_sum

@@ -50,7 +50,8 @@ def check_classes(
         if numbers is not None and len(numbers) not in (1, score[axis]):
             raise ValueError(
                 f'{name}: parameter "{key}" has {len(numbers)} numbers, the score of shape {score} '
-                f"{score[axis]} classes along axis {axis}; expected one number, or one for each class"
+                f"{score[axis]} classes along axis {axis}; expected one number, or one for each "
+                f"class"
             )
 
 
@@ -161,9 +162,7 @@ def weighted_softmax(
     class_weight w is a number, or one for each class. With label_smoothing e the sum is that of
     u sum_c w_c q_c (-ln p_c), where q_c is e / K, and 1 - e more for class y.
     """
-    positions = positions_of(
-        evaluation, score, label, weight, class_weight, ignore_label, axis
-    )
+    positions = positions_of(evaluation, score, label, weight, class_weight, ignore_label, axis)
     of_class = positions.of_class / divisor_of(evaluation, positions, normalization)
     classes = of_class.size
     if classes == 1:
@@ -209,8 +208,8 @@ def softmax_focal_loss(
 ) -> float:
     """Focal loss of a softmax, sum u alpha_y (1 - p_y)^gamma (-ln p_y) / D.
 
-    score (N, K, ...), label (N, 1, ...) or (N, ...) of class numbers, weight u (as the label); alpha
-    is none, a number, or one for each class. D is the number of positions that are not ignored.
+    score (N, K, ...), label (N, 1, ...) or (N, ...) of class numbers, weight u (as the label);
+    alpha is none, a number, or one for each class. D is the number of positions that are not ignored.
     """
     positions = positions_of(evaluation, score, label, weight, alpha, ignore_label, axis)
     of_class = positions.of_class / divisor_of(evaluation, positions, normalization)

@@ -8,7 +8,7 @@ from typing import Any, Callable, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from caffe_losses.elementary import ZERO, Number
+from caffe_losses.elementary import Number
 
 Shape = Tuple[int, int, int]
 NO_ARRAY = np.zeros((0, 0, 0), np.float32)

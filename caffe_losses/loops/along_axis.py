@@ -93,15 +93,17 @@ def run_block_of(
     number = class_of(label, kind(x.shape[1]), scores.ignore_label)
     counts = number >= 0
     own_class = np.maximum(number, 0).astype(np.intp)
-    here = (*np.ogrid[: label.shape[0], : label.shape[1]], own_class)
-    here = here[0], here[2], here[1]
+    # Where the label's class stands among all elements of the block.
+    here = np.arange(x.shape[0])[:, np.newaxis] * x.shape[1] + own_class
+    here = here * x.shape[2] + np.arange(x.shape[2])
 
     largest = x.max(axis=1)
     e = exponential_of_difference(x, largest[:, np.newaxis])
-    own = e[here]
-    e[here] = ZERO
+    own = e.take(here)
+    e.put(here, 0)
     others = e.sum(axis=1, dtype=np.float64).astype(kind)
-    value, of_others, of_own = formula(own, others, x[here] - largest, kind(scores.gamma))
+    margin = x.take(here) - largest
+    value, of_others, of_own = formula(own, others, margin, kind(scores.gamma))
 
     unit = counts.astype(kind) + (label - label)
     if scores.weight.size:
@@ -125,7 +127,7 @@ def run_block_of(
         scores.value[images, positions] = where(counts, value, NO_CLASS)
     if scores.gradient.size:
         e *= of_others[:, np.newaxis]
-        e[here] = of_own
+        e.put(here, of_own)
         if scores.smooth.size:
             e -= unit[:, np.newaxis] * smooth
         scores.gradient[images, :, positions] = e

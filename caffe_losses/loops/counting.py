@@ -147,7 +147,6 @@ def count_row(labels: np.ndarray, lowest: Any, highest: Any, ignore_label: Any) 
     return positive, negative, ignored, right
 
 
-
 # Labels that are class numbers
 
 ClassCounts = NamedTuple(
@@ -225,7 +224,11 @@ def compiled_class_loop() -> ClassLoop:
 
 
 def count_class_numbers(
-    label: np.ndarray, weight: np.ndarray, of_class: np.ndarray, ignore_label: Any, counts: np.ndarray
+    label: np.ndarray,
+    weight: np.ndarray,
+    of_class: np.ndarray,
+    ignore_label: Any,
+    counts: np.ndarray,
 ) -> None:
     """Adds up a part of the labels."""
     number = np.empty(ROW, np.float32)

@@ -95,7 +95,7 @@ def mantissa(typing: Any, z: Any) -> Any:
 
 @intrinsic
 def in_order(typing: Any, z: Any) -> Any:
-    """A whole number for each float32, in the same order, and back: LLVM vectorises their maximum."""
+    """A whole number for each float32, in the same order: LLVM vectorises their maximum."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         bits = builder.bitcast(arguments[0], BITS)
@@ -206,8 +206,8 @@ def log(z: Any) -> Any:
 @implements(elementary.power)
 def power(base: Any, exponent: Any) -> Any:
     k, f = parts_of(base)
-    # 2^(exponent k) 2^(exponent log2(1 + f)): the first of these exponents may be large, and is exact
-    # for an exponent of few digits; the digits it loses would be the first ones of the result.
+    # 2^(exponent k) 2^(exponent log2(1 + f)): the first of these exponents may be large, and is
+    # exact for an exponent of few digits; what it loses would be the first digits of the result.
     first = elementary.maximum(exponent * select(base == ZERO, LOG2_OF_ZERO, k), LOWEST_POWER)
     second = exponent * (elementary.log1p(f) * LOG2_OF_E)
     whole = floor_of(first + second + HALF)

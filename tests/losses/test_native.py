@@ -81,7 +81,7 @@ def native_softmax(kind, inputs, **options):
 
 
 def assert_same_softmax(ours, native):
-    """Caffe subtracts 1 from the softmax, so that its gradient lacks digits where that is near 0."""
+    """Caffe's own gradient, p - 1, lacks digits where p is near 1."""
     np.testing.assert_allclose(ours[0], native[0], rtol=1e-6)
     scale = np.abs(native[1]["x"]).max()
     np.testing.assert_allclose(ours[1]["x"], native[1]["x"], rtol=1e-5, atol=1e-6 * scale)

@@ -176,7 +176,8 @@ def focal_coefficients(
     y, valid = class_numbers(label, K, ignore_label)
     u = valid * (1.0 if weight is None else float64(weight).ravel())
     alpha_y = np.broadcast_to(float64(1 if alpha is None else alpha), (K,))[y]
-    return u * alpha_y / softmax_divisor(score, axis, normalization, valid, y, np.sum(u * alpha_y)), y
+    D = softmax_divisor(score, axis, normalization, valid, y, np.sum(u * alpha_y))
+    return u * alpha_y / D, y
 
 
 def softmax_with_loss_ohem(
@@ -237,7 +238,12 @@ def ohem_choice(
 
 
 def softmax_divisor(
-    score: np.ndarray, axis: int, normalization: str, valid: np.ndarray, y: np.ndarray, weight: float
+    score: np.ndarray,
+    axis: int,
+    normalization: str,
+    valid: np.ndarray,
+    y: np.ndarray,
+    weight: float,
 ) -> float:
     """What the sum over positions is divided by."""
     if normalization == "WEIGHT":

@@ -65,7 +65,7 @@ def of_softmax(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -
 def of_focal(
     answer: oracle.Answer, *bottoms: np.ndarray, gamma: float = 2, **parameters: Any
 ) -> Tolerance:
-    """Relative to each element of the gradient, and to each term of the loss: weights cancel them."""
+    """Relative to each element of the gradient and to each term of the loss."""
     loss, errors = of_answer(answer, *bottoms)
     if bottoms[0].size == 0:
         return loss, errors
@@ -80,7 +80,7 @@ def of_focal(
 
 
 def of_ohem(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> Tolerance:
-    """As of_softmax; which of several positions is kept that are about equally hard is left open."""
+    """Which positions are kept of those that are about equally hard is left open."""
     if bottoms[0].size == 0:
         return of_answer(answer, *bottoms)
     axis, ignore_label = (parameters.pop(key, value) for key, value in OHEM_DEFAULTS.items())
