@@ -59,14 +59,13 @@ def sigmoid_cross_entropy(x: Number, t: Number, positive_weight: Number) -> Pair
 def exponential_of_difference(x: Number, m: Number) -> Number:
     """e^(x - m) for x <= m, right to its last digits also where x - m has to be rounded.
 
-    It is not finite where x is not.
+    It is not finite where x is not, nor where x - m overflows.
     """
     d = x - m
     minus_m = d - x
     lost = (x - (d - minus_m)) - (m + minus_m)
     e = exp(d)
-    # Where nothing is left of e, d may have overflowed.
-    return where(e == ZERO, x - x, e + e * lost)
+    return e + e * lost
 
 
 def log_of_sum(own: Number, others: Number) -> Number:

@@ -32,6 +32,8 @@ Loop = Callable[[Scores], float]
 NO_CLASS = np.float32(-1)
 # Channels that are summed in float32; their sums are summed in float64.
 CHANNELS = 64
+# Up to so many classes vectors are transposed, to work on many of them at a time.
+FEW_CLASSES = 64
 # Elements of scores that are worked on together: they and their gradient stay in the cache.
 TILE = 32 * ROW
 
@@ -205,21 +207,30 @@ def run_positions(scores: Scores, start: int, stop: int) -> float:
     """The weighted sum over the positions from start to stop, counted through all images."""
     classes, positions = scores.score.shape[1:]
     width = min(ROW, max(32, TILE // classes))
+    is_transposed = positions == 1 and classes <= FEW_CLASSES
+    size = classes * width if is_transposed else 0
+    columns, columns_of_gradient = np.empty(size, np.float32), np.empty(size, np.float32)
     buffers, sums = np.empty((12, ROW), np.float32), np.empty((2, ROW), np.float64)
-    result = 0.0
+    result, tile = 0.0, scores
     while start < stop:
         # Where there are no positions, the images of a row lie side by side.
         step = min(width, stop - start, ROW if positions == 1 else positions - start % positions)
         row = row_of(buffers, sums, step)
         read_labels(row, scores, start)
-        if positions == 1:
+        if is_transposed:
+            tile = transposed(scores, columns, columns_of_gradient, start, step)
+            sum_channels(row, tile, 0, 0)
+        elif positions == 1:
             sum_vectors(row, scores, start)
         else:
             sum_channels(row, scores, start // positions, start % positions)
         result += evaluate(row, scores)
         if scores.value.size:
             store(scores.value.reshape(-1)[start : start + step], row.margin, row.number)
-        if scores.gradient.size and positions == 1:
+        if scores.gradient.size and is_transposed:
+            write_channels(row, tile, 0, 0)
+            transpose_back(scores.gradient, tile.gradient, start)
+        elif scores.gradient.size and positions == 1:
             write_vectors(row, scores, start)
         elif scores.gradient.size:
             write_channels(row, scores, start // positions, start % positions)
@@ -351,6 +362,41 @@ def subtract(gradient: np.ndarray, unit: np.ndarray, factor: Any) -> None:
     """Subtracts other numbers times a factor."""
     for i in range(gradient.size):
         gradient[i] -= factor * unit[i]
+
+
+# The same for short vectors, which are laid side by side first
+
+
+def transposed(
+    scores: Scores, columns: np.ndarray, columns_of_gradient: np.ndarray, start: int, step: int
+) -> Scores:
+    """Vectors of scores as one image of so many positions."""
+    batch, classes = scores.score.shape[:2]
+    size = classes * step if scores.gradient.size else 0
+    x, tile = scores.score.reshape(batch, classes), columns[: classes * step].reshape(classes, step)
+    for i in range(step):
+        for c in range(classes):
+            tile[c, i] = x[start + i, c]
+    return Scores(
+        tile.reshape(1, classes, step),
+        scores.label,
+        scores.weight,
+        columns_of_gradient[:size].reshape(1, classes, step if size else 0),
+        scores.value,
+        scores.of_class,
+        scores.smooth,
+        scores.ignore_label,
+        scores.gamma,
+        scores.loss_weight,
+    )
+
+
+def transpose_back(gradient: np.ndarray, tile: np.ndarray, start: int) -> None:
+    """Writes a gradient to vectors."""
+    vectors = gradient.reshape(gradient.shape[0], gradient.shape[1])
+    for i in range(tile.shape[2]):
+        for c in range(tile.shape[1]):
+            vectors[start + i, c] = tile[0, c, i]
 
 
 # Sums over vectors, where there are no positions and channels lie side by side

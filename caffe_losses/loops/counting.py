@@ -9,7 +9,7 @@ from caffe_losses.elementary import ONE, ZERO
 from caffe_losses.loops import engine
 from caffe_losses.loops.along_axis import class_of
 from caffe_losses.loops.parts import ROW, Index, Part, blocks, parts, slices
-from caffe_losses.loops.rows import after, mark_any_channel, tally
+from caffe_losses.loops.rows import add, after, mark_any_channel, multiply, tally
 from caffe_losses.loops.threads import for_each_part
 
 Groups = Tuple[int, int]
@@ -231,7 +231,7 @@ def count_class_numbers(
     counts: np.ndarray,
 ) -> None:
     """Adds up a part of the labels."""
-    number = np.empty(ROW, np.float32)
+    number, weights = np.empty(ROW, np.float32), np.empty(ROW, np.float64)
     classes = np.float32(of_class.size)
     for start in range(0, label.size, ROW):
         stop = min(start + ROW, label.size)
@@ -240,10 +240,20 @@ def count_class_numbers(
         counts[0] += wrong
         counts[1] += valid
         counts[2] += positive
-        for i in range(stop - start):
-            if row[i] >= ZERO:
-                own = np.float64(weight[start + i]) if weight.size else 1.0
-                counts[3] += of_class[int(row[i])] * own
+        for i in range(row.size):
+            own = of_class[max(0, int(row[i]))]
+            weights[i] = own if row[i] >= ZERO else 0.0
+        if weight.size:
+            multiply(weights[: row.size], weight[start:stop])
+        counts[3] += sum_of(weights[: row.size])
+
+
+def sum_of(row: np.ndarray) -> float:
+    """The sum of a row."""
+    result = 0.0
+    for i in range(row.size):
+        result = add(result, row[i])
+    return result
 
 
 def count_numbers(number: np.ndarray, label: np.ndarray, classes: Any, ignore_label: Any) -> Any:
