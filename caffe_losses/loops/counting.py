@@ -194,10 +194,12 @@ def count_classes_in_blocks(
         valid = number >= 0
         weights = of_class.astype(np.float64)[number[valid].astype(np.intp)]
         if weight.size:
-            weights = weights * weight[here][valid]
+            with np.errstate(all="ignore"):
+                weights = weights * weight[here][valid]
         wrong = ~valid & (labels != ignore_label)
         kinds = map(np.count_nonzero, (wrong, valid, number > 0))
-        return np.array([*kinds, weights.sum()])
+        with np.errstate(all="ignore"):  # weights may be infinite
+            return np.array([*kinds, weights.sum()])
 
     counted = for_each_part(count_block, slices(label.size, 32 * ROW))
     return sum(counted, np.zeros(4))
