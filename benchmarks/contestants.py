@@ -33,6 +33,8 @@ SHAPES: Sequence[Shape] = (
     (32, 21, 128, 128),
 )
 
+CLASS_SHAPES: Sequence[Shape] = ((4, 21, 256, 256), (256, 1000))
+
 # A learned factor of 1: Caffe then asks for the gradient of the first input, and of no other.
 LEARNED = """layer { name: "learned" type: "Scale" bottom: "x" top: "x"
   scale_param { axis: 0 num_axes: 0 } }
@@ -231,6 +233,42 @@ SUMS_AND_EUCLIDEAN = (
     + native_layer("EuclideanLoss", ["sx", "st"], loss_weight=1)
 )
 
+
+def textbook_softmax(inputs: Dict[str, Array]) -> Contestant:
+    """Weighted softmax cross-entropy as one writes it down; it overflows for large scores."""
+    score, label = inputs.values()
+    number = label.astype(np.intp).reshape(len(score), 1, -1)
+    one_hot = np.arange(score.shape[1]).reshape(1, -1, 1) == number
+    one_hot = one_hot.reshape(score.shape)
+
+    def step() -> None:
+        exponentials = np.exp(score)
+        probability = exponentials / exponentials.sum(axis=1, keepdims=True)
+        -np.log(probability[one_hot]).mean()
+        (probability - one_hot) / label.size
+
+    return step
+
+
+def torch_softmax(net: caffe.Net) -> Optional[Contestant]:
+    """PyTorch's cross_entropy with class weights, on as many threads."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    score = torch.from_numpy(net.blobs["x"].data.copy())
+    label = torch.from_numpy(net.blobs["t"].data.astype(np.int64))[:, 0]
+    weight = torch.ones(score.shape[1])
+    score.requires_grad_()
+
+    def step() -> None:
+        torch.set_num_threads(thread_count())
+        score.grad = None
+        torch.nn.functional.cross_entropy(score, label, weight).backward()
+
+    return step
+
+
 Loss = NamedTuple(
     "Loss",
     [
@@ -248,6 +286,13 @@ def draw_labels(random: np.random.RandomState, shape: Tuple[int, ...]) -> Dict[s
     """Scores, and labels of which a tenth are positive."""
     score = 3 * random.randn(*shape).astype(np.float32)
     return {"x": score, "t": (random.rand(*shape) < 0.1).astype(np.float32)}
+
+
+def draw_classes(random: np.random.RandomState, shape: Tuple[int, ...]) -> Dict[str, Array]:
+    """Scores, and class numbers of which most are 0, the background."""
+    label = random.randint(0, shape[1], size=shape[:1] + (1,) + shape[2:])
+    label[random.rand(*label.shape) < 0.7] = 0
+    return {"x": 3 * random.randn(*shape).astype(np.float32), "t": label.astype(np.float32)}
 
 
 def draw_pair(random: np.random.RandomState, shape: Tuple[int, ...]) -> Dict[str, Array]:
@@ -268,6 +313,7 @@ def draw_soft_labels(random: np.random.RandomState, shape: Shape) -> Dict[str, A
 
 
 NATIVE_CROSS_ENTROPY = native_layer("SigmoidCrossEntropyLoss", "xt", loss_weight=1)
+NATIVE_SOFTMAX = native_layer("SoftmaxWithLoss", "xt", loss_weight=1)
 NATIVE_EUCLIDEAN = native_layer("EuclideanLoss", "xt", loss_weight=1)
 WEIGHTED = layer_named("SigmoidCrossEntropyWeightLossLayer", "xt", cls_weight=10)
 LOSSES: Dict[str, Loss] = {
@@ -342,6 +388,30 @@ LOSSES: Dict[str, Loss] = {
         draw_pair,
         {},
         SHAPES,
+    ),
+    "weighted softmax": Loss(
+        layer_named("WeightedSoftmaxWithLossLayer", "xt", class_weight=2),
+        NATIVE_SOFTMAX,
+        textbook_softmax,
+        draw_classes,
+        {"PyTorch": torch_softmax},
+        CLASS_SHAPES,
+    ),
+    "softmax focal": Loss(
+        layer_named("SoftmaxFocalLossLayer", "xt"),
+        NATIVE_SOFTMAX,
+        textbook_softmax,
+        draw_classes,
+        {},
+        CLASS_SHAPES,
+    ),
+    "softmax OHEM": Loss(
+        layer_named("SoftmaxWithLossOHEMLayer", "xt"),
+        NATIVE_SOFTMAX,
+        textbook_softmax,
+        draw_classes,
+        {},
+        CLASS_SHAPES,
     ),
 }
 

@@ -36,14 +36,24 @@ def log1p(e: Number) -> Number:
     return np.log(rounded) / (rounded - ONE) * e
 
 
-def where(condition: Number, first: Number, second: Number) -> Number:
-    """The first number where the condition holds, the second elsewhere; both are computed."""
-    return np.where(condition, first, second)
+def log(z: Number) -> Number:
+    """ln z for z >= 1."""
+    return np.log(z)
+
+
+def power(base: Number, exponent: Number) -> Number:
+    """base^exponent for a base from 0 to 1 and an exponent from 0 to 100; 0^0 is 1."""
+    return np.power(base, exponent)
 
 
 def floor(z: Number) -> Number:
-    """The largest whole number that is not above z."""
+    """The next whole number that is not above z."""
     return np.floor(z)
+
+
+def where(condition: Number, first: Number, second: Number) -> Number:
+    """The first number where the condition holds, the second elsewhere; both are computed."""
+    return np.where(condition, first, second)
 
 
 def absolute(z: Number) -> Number:

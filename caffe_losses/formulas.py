@@ -1,7 +1,13 @@
-"""The pointwise losses: the value and the derivative of one element, and nothing else.
+"""The losses of one element or of one position: value and derivative, and nothing else.
 
-x is the prediction or score, t the target or label; a third argument is a parameter of the loss.
-The derivative is that of the value with respect to x.
+Pointwise losses: x is the prediction or score, t the target or label; a third argument is a
+parameter of the loss. The derivative is that of the value with respect to x.
+
+Losses of a softmax: x are the scores of a position, one for each class, m is the largest of them
+and x_y that of the label's class y. `own` is e^(x_y - m), `others` the sum of e^(x_c - m) over the
+other classes, so that p = own / (own + others) is the softmax of class y, and `margin` is x_y - m.
+They return the value, the derivative with respect to x_c divided by e^(x_c - m), the same for all
+c that are not y, and the derivative with respect to x_y.
 """
 
 from typing import Tuple
@@ -15,13 +21,16 @@ from caffe_losses.elementary import (
     exp,
     exp_of_sum,
     floor,
+    log,
     log1p,
     maximum,
     minimum,
+    power,
     where,
 )
 
 Pair = Tuple[Number, Number]
+Triple = Tuple[Number, Number, Number]
 
 
 def half_squared_error(x: Number, t: Number) -> Pair:
@@ -89,3 +98,46 @@ def sigmoid_focal(x: Number, t: Number, gamma: Number) -> Pair:
     entropy = above_zero - s + log1p(e)
     slope = modulation * (gamma * p * entropy + rest)
     return modulation * entropy, where(t > ZERO, -slope, slope)
+
+
+def exponential_of_difference(x: Number, m: Number) -> Number:
+    """e^(x - m) for x <= m, right to its last digits also where x - m has to be rounded.
+
+    It is not finite where x is not, nor where x - m overflows.
+    """
+    d = x - m
+    minus_m = d - x
+    lost = (x - (d - minus_m)) - (m + minus_m)
+    e = exp(d)
+    return e + e * lost
+
+
+def log_of_sum(own: Number, others: Number) -> Number:
+    """ln(own + others), without loss of digits where `others` is small.
+
+    One of e^(x_c - m) is 1, so that the larger of the two is at least 1; if it is `own`, it is 1.
+    """
+    larger = maximum(own, others)
+    return log(larger) + log1p(minimum(own, others) / larger)
+
+
+def softmax_cross_entropy(own: Number, others: Number, margin: Number, gamma: Number) -> Triple:
+    """-ln p."""
+    total = own + others
+    return log_of_sum(own, others) - margin, ONE / total, -others / total
+
+
+def softmax_focal(own: Number, others: Number, margin: Number, gamma: Number) -> Triple:
+    """(1 - p)^gamma (-ln p).
+
+    The derivative with respect to x_y is -(1 - p)^gamma [(1 - p) - gamma p ln p]. The other classes
+    share the opposite of it in proportion to e^(x_c - m): the quotient by `others` is taken before
+    the sum, where it exists also if nothing is left of `others`.
+    """
+    total = own + others
+    p = own / total
+    entropy = log_of_sum(own, others) - margin
+    factor = power(others / total, gamma)
+    quotient = where(others == ZERO, ONE, entropy / others)
+    shared = factor * (ONE / total + gamma * p * quotient)
+    return factor * entropy, shared, -others * shared

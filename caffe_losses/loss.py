@@ -3,12 +3,14 @@
 import functools
 import inspect
 import math
-from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
 from caffe_losses import parameters
 from caffe_losses.checks import batch_channel_position, require_finite_loss
+from caffe_losses.loops.along_axis import Formula as AxisFormula
+from caffe_losses.loops.along_axis import Scores, along_axis
 from caffe_losses.loops.channel_sum import channel_sum
 from caffe_losses.loops.pointwise import NO_PARAMETER, Blobs, Formula, pointwise
 from caffe_losses.parameters import Parameter
@@ -17,6 +19,9 @@ from caffe_losses.weights import NO_ARRAY, Weights
 ShapeCheck = Callable[..., None]
 # The positions of a balanced loss in which nothing weighs anything.
 Weightless = NamedTuple("Weightless", [("positive", int), ("negative", int), ("ignored", int)])
+NO_POSITIONS = np.zeros((0, 0), np.float32)
+NO_CLASSES = np.zeros(0, np.float32)
+OUTPUTS = ("gradient", "opposite")  # the gradients among the arrays of a loop
 
 
 def own_counts(*counts: float) -> Sequence[float]:
@@ -66,6 +71,34 @@ class Evaluation:
         blobs = self.blobs(prediction, target)
         return self.sum(functools.partial(channel_sum, formula, weight=weight), blobs)
 
+    def along_axis(
+        self,
+        formula: AxisFormula,
+        score: np.ndarray,
+        label: np.ndarray,
+        weight: np.ndarray,
+        of_class: np.ndarray,
+        smooth: np.ndarray = NO_CLASSES,
+        value: np.ndarray = NO_POSITIONS,
+        ignore_label: Optional[float] = None,
+        gamma: float = 0,
+    ) -> float:
+        """The weighted sum of a formula of the softmax over axis 1 of the score (N, K, S)."""
+        gradient = self.gradients[0] if self.gradients else None
+        scores = Scores(
+            score,
+            label,
+            weight,
+            NO_ARRAY if gradient is None else gradient.reshape(score.shape),
+            value,
+            of_class,
+            smooth,
+            np.float32(np.nan if ignore_label is None else ignore_label),
+            np.float32(gamma),
+            np.float32(self.loss_weight),
+        )
+        return self.sum(functools.partial(along_axis, formula), scores)
+
     def blobs(
         self,
         prediction: np.ndarray,
@@ -83,14 +116,13 @@ class Evaluation:
             prediction, target, wanted[0], wanted[1], parameter, parameter_factor, loss_weight
         )
 
-    def sum(self, loop: Callable[..., float], blobs: Blobs) -> float:
+    def sum(self, loop: Callable[..., float], blobs: Union[Blobs, Scores]) -> float:
         """What the loop returns; in float64 where float32 does not hold it or the gradient."""
-        total = loop(blobs=blobs)
+        total = loop(blobs)
         if not math.isfinite(total):
-            gradients = [array for array in (blobs.gradient, blobs.opposite) if array.size]
-            blobs = blobs._replace(gradient=NO_ARRAY, opposite=NO_ARRAY)
-            total = loop(blobs=blobs, kind=np.float64)
-            self.gradient_overflows = not all(np.isfinite(array).all() for array in gradients)
+            wanted = {key: getattr(blobs, key) for key in OUTPUTS if hasattr(blobs, key)}
+            total = loop(blobs._replace(**dict.fromkeys(wanted, NO_ARRAY)), kind=np.float64)
+            self.gradient_overflows = not all(np.isfinite(array).all() for array in wanted.values())
         return total
 
 

@@ -38,6 +38,7 @@ from caffe_losses.parameters import (
     NumberForEachChannel,
     OrNone,
 )
+from caffe_losses.softmax_losses import softmax_focal_loss, softmax_ohem, weighted_softmax
 from caffe_losses.weights import (
     NO_ARRAY,
     Weights,
@@ -48,6 +49,20 @@ from caffe_losses.weights import (
     uniform,
     uniform_in_each_image,
 )
+
+__all__ = [
+    "balanced_cross_entropy",
+    "channel_sum_euclidean",
+    "euclidean",
+    "huber",
+    "sigmoid_focal",
+    "smooth_l1",
+    "softmax_focal_loss",
+    "softmax_ohem",
+    "weighted_cross_entropy",
+    "weighted_euclidean",
+    "weighted_softmax",
+]
 
 BALANCE = Choice("image", "batch", "channel", "none", default="image")
 NORMALIZATION = Choice("WEIGHT", "BATCH_SIZE", "NONE", "FULL", "VALID", default="WEIGHT")

@@ -1,14 +1,15 @@
 """Counts of labels: how many are positive, negative or ignored, and how many are wrong."""
 
 import functools
-from typing import Any, Callable, Optional, Tuple
+from typing import Any, Callable, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from caffe_losses.elementary import ZERO
+from caffe_losses.elementary import ONE, ZERO
 from caffe_losses.loops import engine
-from caffe_losses.loops.parts import PART, ROW, Index, Part, blocks, parts
-from caffe_losses.loops.rows import after, mark_any_channel, tally
+from caffe_losses.loops.along_axis import class_of
+from caffe_losses.loops.parts import PART, ROW, Index, Part, blocks, parts, slices
+from caffe_losses.loops.rows import add, after, mark_any_channel, multiply, tally
 from caffe_losses.loops.threads import for_each_part
 
 Groups = Tuple[int, int]
@@ -150,3 +151,127 @@ def count_row(labels: np.ndarray, lowest: Any, highest: Any, ignore_label: Any) 
         ignored = tally(ignored, label == ignore_label)
         right = tally(right, valid & (label >= lowest) & (label <= highest))
     return positive, negative, ignored, right
+
+
+# Labels that are class numbers
+
+ClassCounts = NamedTuple(
+    "ClassCounts",
+    [
+        ("wrong", int),  # labels that are neither class numbers nor ignored
+        ("valid", int),  # class numbers
+        ("positive", int),  # class numbers that are not 0, which is the background
+        ("weight", float),  # the sum of the weights of all class numbers
+    ],
+)
+ClassLoop = Callable[[np.ndarray, np.ndarray, np.ndarray, Any], np.ndarray]
+
+
+def count_classes(
+    label: np.ndarray,
+    of_class: np.ndarray,
+    weight: Optional[np.ndarray] = None,
+    ignore_label: Optional[float] = None,
+) -> ClassCounts:
+    """Counts the labels from 0 to K - 1; `of_class` are the K weights of the classes.
+
+    The weight of a position is that of its class, times a weight of its own where there is one.
+    """
+    own = np.zeros(0, np.float32) if weight is None else weight.reshape(-1)
+    ignored = np.float32(np.nan if ignore_label is None else ignore_label)
+    wrong, valid, positive, total = class_loop()(label.reshape(-1), own, of_class, ignored)
+    return ClassCounts(int(wrong), int(valid), int(positive), float(total))
+
+
+@functools.lru_cache(maxsize=None)
+def class_loop() -> ClassLoop:
+    """The loop of the engine; it returns the four counts."""
+    plain: ClassLoop = count_classes_in_blocks
+    return engine.loop(compiled_class_loop, plain)
+
+
+def count_classes_in_blocks(
+    label: np.ndarray, weight: np.ndarray, of_class: np.ndarray, ignore_label: Any
+) -> np.ndarray:
+    """NumPy's loop."""
+
+    def count_block(here: slice) -> np.ndarray:
+        labels = label[here]
+        number = class_of(labels, np.float32(of_class.size), ignore_label)
+        valid = number >= 0
+        weights = of_class.astype(np.float64)[number[valid].astype(np.intp)]
+        if weight.size:
+            with np.errstate(all="ignore"):
+                weights = weights * weight[here][valid]
+        wrong = ~valid & (labels != ignore_label)
+        kinds = map(np.count_nonzero, (wrong, valid, number > 0))
+        with np.errstate(all="ignore"):  # weights may be infinite
+            return np.array([*kinds, weights.sum()])
+
+    counted = for_each_part(count_block, slices(label.size, 32 * ROW))
+    return sum(counted, np.zeros(4))
+
+
+def compiled_class_loop() -> ClassLoop:
+    """Numba's loop."""
+    from caffe_losses.loops import numba_engine
+
+    example = (*[np.zeros(1, np.float32)] * 3, ONE, np.zeros(4))
+    count_compiled = numba_engine.loop(count_class_numbers, "labels", example)
+
+    def count_in_parts(
+        label: np.ndarray, weight: np.ndarray, of_class: np.ndarray, ignore_label: Any
+    ) -> np.ndarray:
+        def count_part(part: Part) -> np.ndarray:
+            here, counts = slice(*part), np.zeros(4)
+            count_compiled(label[here], weight[here], of_class, ignore_label, counts)
+            return counts
+
+        return sum(for_each_part(count_part, parts(label.size)), np.zeros(4))
+
+    return count_in_parts
+
+
+def count_class_numbers(
+    label: np.ndarray,
+    weight: np.ndarray,
+    of_class: np.ndarray,
+    ignore_label: Any,
+    counts: np.ndarray,
+) -> None:
+    """Adds up a part of the labels."""
+    number, weights = np.empty(ROW, np.float32), np.empty(ROW, np.float64)
+    classes = np.float32(of_class.size)
+    for start in range(0, label.size, ROW):
+        stop = min(start + ROW, label.size)
+        row = number[: stop - start]
+        wrong, valid, positive = count_numbers(row, label[start:stop], classes, ignore_label)
+        counts[0] += wrong
+        counts[1] += valid
+        counts[2] += positive
+        for i in range(row.size):
+            own = of_class[max(0, int(row[i]))]
+            weights[i] = own if row[i] >= ZERO else 0.0
+        if weight.size:
+            multiply(weights[: row.size], weight[start:stop])
+        counts[3] += sum_of(weights[: row.size])
+
+
+def sum_of(row: np.ndarray) -> float:
+    """The sum of a row."""
+    result = 0.0
+    for i in range(row.size):
+        result = add(result, row[i])
+    return result
+
+
+def count_numbers(number: np.ndarray, label: np.ndarray, classes: Any, ignore_label: Any) -> Any:
+    """Sets the class numbers of a row; returns how many are wrong, valid and positive."""
+    wrong = valid = positive = np.int32(0)
+    for i in range(label.size):
+        found = class_of(label[i], classes, ignore_label)
+        number[i] = found
+        wrong = tally(wrong, (found < ZERO) & (label[i] != ignore_label))
+        valid = tally(valid, found >= ZERO)
+        positive = tally(positive, found > ZERO)
+    return wrong, valid, positive

@@ -24,6 +24,11 @@ float32, int32, boolean = numba.types.float32, numba.types.int32, numba.types.bo
 SMALLEST_EXPONENT = np.float32(-104)
 LOG2_OF_E = np.float32(1.44269504)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
+LN2 = np.float32(np.log(2))
+# Of two: 2^-1000 is 0.
+LOWEST_POWER, LOG2_OF_ZERO = np.float32(-1000), np.float32(-1e30)
+SMALLEST_NORMAL = np.finfo(np.float32).tiny
+THIRTY_TWO, TWO_TO_32 = np.float32(32), np.float32(2.0**32)
 # (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2, to 1e-8, and ln(1 + e) / e about e = 1/2, to 3e-8: the
 # polynomials with the smallest largest error, fitted in float64.
 EXP = [np.float32(c) for c in (0.5, 0.16666578, 0.041666854, 0.0083631463, 0.0013901284)]
@@ -63,6 +68,52 @@ def power_of_two(typing: Any, k: Any) -> Any:
         return builder.bitcast(builder.shl(exponent, BITS(23)), FLOAT)
 
     return float32(float32), generate
+
+
+@intrinsic
+def exponent(typing: Any, z: Any) -> Any:
+    """k of 2^k (1 + f), 0 <= f < 1, of a normal z, as a float32."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        bits = builder.bitcast(arguments[0], BITS)
+        biased = builder.and_(builder.lshr(bits, BITS(23)), BITS(255))
+        return builder.sitofp(builder.sub(biased, BITS(127)), FLOAT)
+
+    return float32(float32), generate
+
+
+@intrinsic
+def mantissa(typing: Any, z: Any) -> Any:
+    """1 + f of 2^k (1 + f), 0 <= f < 1, of a normal z."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        bits = builder.and_(builder.bitcast(arguments[0], BITS), BITS(0x7FFFFF))
+        return builder.bitcast(builder.or_(bits, BITS(0x3F800000)), FLOAT)
+
+    return float32(float32), generate
+
+
+@intrinsic
+def in_order(typing: Any, z: Any) -> Any:
+    """A whole number for each float32, in the same order: LLVM vectorises their maximum."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        bits = builder.bitcast(arguments[0], BITS)
+        mask = builder.lshr(builder.ashr(bits, BITS(31)), BITS(1))
+        return builder.xor(bits, mask)
+
+    return int32(float32), generate
+
+
+@intrinsic
+def in_order_reversed(typing: Any, number: Any) -> Any:
+    """The float32 of which `in_order` makes this number."""
+
+    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+        mask = builder.lshr(builder.ashr(arguments[0], BITS(31)), BITS(1))
+        return builder.bitcast(builder.xor(arguments[0], mask), FLOAT)
+
+    return float32(int32), generate
 
 
 @intrinsic
@@ -125,9 +176,55 @@ def exp_of_sum(z: Any, tail: Any) -> Any:
     rest = select(is_tiny, ZERO, tail)
     k = floor_of((bounded + rest) * LOG2_OF_E + HALF)
     r = bounded - k * LN2_HIGH - k * LN2_LOW + rest
+    return scaled_exp(k, r)
+
+
+@numba.njit(inline="always")
+def scaled_exp(k: Any, r: Any) -> Any:
+    """2^k e^r."""
     square = r * r
     polynomial = (E0 + E1 * r) + square * ((E2 + E3 * r) + square * E4)
     return (ONE + (r + square * polynomial)) * power_of_two(k)
+
+
+@implements(rows.order)
+def order(number: Any) -> Any:
+    return in_order(number)
+
+
+@implements(rows.from_order)
+def from_order(number: Any) -> Any:
+    return in_order_reversed(number)
+
+
+@numba.njit(inline="always")
+def parts_of(z: Any) -> Any:
+    """k and f with z = 2^k (1 + f) for a positive z, 0 <= f < 1; denormal ones are scaled first."""
+    is_small = z < SMALLEST_NORMAL
+    normal = select(is_small, z * TWO_TO_32, z)
+    return exponent(normal) - select(is_small, THIRTY_TWO, ZERO), mantissa(normal) - ONE
+
+
+@implements(elementary.log)
+def log(z: Any) -> Any:
+    k, f = parts_of(z)
+    return k * LN2 + elementary.log1p(f)
+
+
+@implements(elementary.power)
+def power(base: Any, exponent: Any) -> Any:
+    k, f = parts_of(base)
+    # 2^(exponent k) 2^(exponent log2(1 + f)): the first of these exponents may be large, and is
+    # exact for an exponent of few digits; what it loses would be the first digits of the result.
+    first = elementary.maximum(exponent * select(base == ZERO, LOG2_OF_ZERO, k), LOWEST_POWER)
+    second = exponent * (elementary.log1p(f) * LOG2_OF_E)
+    whole = floor_of(first + second + HALF)
+    return scaled_exp(whole, ((first - whole) + second) * LN2)
+
+
+@implements(elementary.floor)
+def floor(z: Any) -> Any:
+    return floor_of(z)
 
 
 @implements(elementary.log1p)
@@ -143,11 +240,6 @@ def log1p(e: Any) -> Any:
 @implements(elementary.where)
 def where(condition: Any, first: Any, second: Any) -> Any:
     return select(condition, first, second)
-
-
-@implements(elementary.floor)
-def floor(z: Any) -> Any:
-    return floor_of(z)
 
 
 @implements(elementary.absolute)
@@ -177,7 +269,8 @@ def fingerprint() -> str:
     in its name a loop is compiled anew when any of them has changed.
     """
     package = Path(elementary.__file__).parent
-    sources = [package / "elementary.py", package / "formulas.py", *package.glob("loops/*.py")]
+    modules = ("elementary", "formulas", "weights")
+    sources = [*(package / f"{name}.py" for name in modules), *package.glob("loops/*.py")]
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()[:16]
 
 

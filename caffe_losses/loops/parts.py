@@ -8,11 +8,11 @@ Part = Tuple[int, int]
 Index = Tuple[slice, slice, slice]
 
 # Elements in a row, which compiled loops sum in float32; rows are summed in float64.
-ROW = 512
+ROW = 256
 # Elements in a part: a thread takes about as long to wake as to work on one of a cheap loss.
-PART = 256 * ROW
+PART = 512 * ROW
 # Elements in a block of NumPy's: its temporaries fit the second-level cache.
-BLOCK = 32 * ROW
+BLOCK = 64 * ROW
 
 
 @functools.lru_cache(maxsize=64)

@@ -20,6 +20,16 @@ def tally(count: Any, condition: Any) -> Any:
     return count + condition
 
 
+def order(number: Any) -> Any:
+    """A number of the same order; in Numba's engine a whole one: it vectorises their maximum."""
+    return number
+
+
+def from_order(number: Any) -> Any:
+    """The number whose `order` this is."""
+    return number
+
+
 def fill(row: np.ndarray, number: Any) -> None:
     """Sets all to a number."""
     for i in range(row.size):

@@ -1,6 +1,6 @@
 """What a bottom may hold, and how tests draw it."""
 
-from typing import Any, Callable, NamedTuple, Optional, Sequence, Union
+from typing import Any, Callable, List, NamedTuple, Optional, Sequence, Union
 
 import numpy as np
 
@@ -68,3 +68,20 @@ with_minus_1 = Draw("with_minus_1", [-1, 0, 0, 0, 1, 0.5], ignored=-1)
 with_minus_1_balanced = Draw("with_minus_1", [-1, 0, 0, 0, 1, 0.5], ignored=-1, balance="image")
 hard_with_minus_1 = Draw("hard_with_minus_1", [-1, 0, 0, 0, 1], ignored=-1)
 with_255 = Draw("with_255", [0, 0, 1, 255], ignored=255, ignore_label=255)
+
+
+def class_numbers(channels: int) -> List[float]:
+    return list(range(max(channels, 1)))
+
+
+def mostly_background(channels: int) -> List[float]:
+    return [0] * 7 * channels + class_numbers(channels)
+
+
+def class_numbers_and_255(channels: int) -> List[float]:
+    return [*class_numbers(channels), 255]
+
+
+classes = Draw("classes", class_numbers)
+rare_classes = Draw("rare_classes", mostly_background)
+classes_with_255 = Draw("classes_with_255", class_numbers_and_255, ignored=255, ignore_label=255)

@@ -14,12 +14,15 @@ from support import oracle, tolerance
 from support.draws import (
     Array,
     Draw,
+    classes,
+    classes_with_255,
     hard,
     hard_with_minus_1,
     mostly_one,
     normal,
     positive,
     positive_without_balance,
+    rare_classes,
     soft,
     sparse,
     tiny,
@@ -27,7 +30,15 @@ from support.draws import (
     with_minus_1,
     with_minus_1_balanced,
 )
-from support.layouts import ELEMENTS, ELEMENTS_OR_POSITIONS, EXACTLY, Layout, Layouts, Shape
+from support.layouts import (
+    ELEMENTS,
+    ELEMENTS_OR_POSITIONS,
+    EXACTLY,
+    POSITIONS,
+    Layout,
+    Layouts,
+    Shape,
+)
 from support.nets import python_layer
 from support.parameters import Axis, Number, NumberForEachChannel, Word
 from support.tolerance import Tolerance
@@ -125,6 +136,13 @@ def negative_without_balance(weight: Array, parameters: Parameters, channels: in
     return (weight < 0) & np.isfinite(weight) & (not has_balance)
 
 
+def no_class_number(label: Array, parameters: Parameters, channels: int) -> Array:
+    right = np.isin(label, np.arange(channels))
+    if "ignore_label" in parameters:
+        right |= label == np.float32(parameters["ignore_label"])
+    return ~right
+
+
 # What shapes go with parameters
 
 
@@ -135,6 +153,13 @@ def has_axis(first: Shape, parameters: Parameters) -> bool:
 def has_channel_for_each_weight(first: Shape, parameters: Parameters) -> bool:
     weights = parameters["cls_weight"]
     return not isinstance(weights, list) or len(weights) in (1, channels_of(first, parameters))
+
+
+def has_number_for_each_class(first: Shape, parameters: Parameters) -> bool:
+    lists = [value for value in parameters.values() if isinstance(value, list)]
+    return has_axis(first, parameters) and all(
+        len(numbers) in (1, channels_of(first, parameters)) for numbers in lists
+    )
 
 
 def axis_of(first: Shape, parameters: Parameters) -> int:
@@ -159,6 +184,21 @@ BALANCE = {
     "normalization": Word("WEIGHT", "BATCH_SIZE", "NONE", "FULL", "VALID"),
 }
 CHECK_LABELS = Word("always", "first", "never")
+CLASS_LABEL = Bottom(
+    "label",
+    [classes, classes_with_255, rare_classes],
+    POSITIONS,
+    wrong=no_class_number,
+    mistakes=[
+        Mistake(255, 'set "ignore_label": 255'),
+        Mistake(3, "expected a whole number from 0 to 2, the number of a class"),
+        Mistake(-1, 'set "ignore_label": -1'),
+        Mistake(0.5, "expected a whole number from 0 to 2"),
+        Mistake(254, 'set "ignore_label": 254', {"ignore_label": 255}),
+        Mistake(np.nan, "expected a whole number from 0 to 2"),
+    ],
+)
+POSITION_WEIGHT = Bottom("weight", [positive], POSITIONS, optional=True, without_weight=[0])
 
 LAYERS = [
     Layer("pylayerUtils", "EuclideanLossLayer", oracle.euclidean, [PREDICTION, TARGET]),
@@ -317,6 +357,60 @@ LAYERS = [
         mean_over_images={"normalization": "BATCH_SIZE"},
         overflows={"normalization": "NONE", "alpha": None},
         tolerance=tolerance.of_focal,
+    ),
+    Layer(
+        "caffe_losses.layers",
+        "WeightedSoftmaxWithLossLayer",
+        oracle.weighted_softmax_with_loss,
+        [SCORE, CLASS_LABEL, POSITION_WEIGHT],
+        {
+            "class_weight": NumberForEachChannel(2, [1, 10, 0.5], minimum=0),
+            "ignore_label": Number(255),
+            "axis": Axis(2, -1, 0),
+            "label_smoothing": Number(0.1, 1, minimum=0, maximum=1),
+            "normalization": Word("WEIGHT", "VALID", "FULL", "BATCH_SIZE", "NONE"),
+            "check_labels": CHECK_LABELS,
+        },
+        takes=has_number_for_each_class,
+        mean_over_images={"normalization": "BATCH_SIZE"},
+        overflows={"normalization": "NONE"},
+        tolerance=tolerance.of_softmax,
+    ),
+    Layer(
+        "caffe_losses.layers",
+        "SoftmaxFocalLossLayer",
+        oracle.softmax_focal_loss,
+        [SCORE, CLASS_LABEL, POSITION_WEIGHT],
+        {
+            "alpha": NumberForEachChannel(0.25, [1, 10, 0.5], minimum=0),
+            "gamma": Number(0, 0.5, 5, minimum=0, maximum=100),
+            "ignore_label": Number(255),
+            "axis": Axis(2, -1, 0),
+            "normalization": Word("VALID", "POSITIVE", "WEIGHT", "FULL", "BATCH_SIZE", "NONE"),
+            "check_labels": CHECK_LABELS,
+        },
+        takes=has_number_for_each_class,
+        mean_over_images={"normalization": "BATCH_SIZE"},
+        overflows={"normalization": "NONE"},
+        tolerance=tolerance.of_softmax_focal,
+    ),
+    Layer(
+        "caffe_losses.layers",
+        "SoftmaxWithLossOHEMLayer",
+        oracle.softmax_with_loss_ohem,
+        [SCORE, CLASS_LABEL, POSITION_WEIGHT],
+        {
+            "neg_pos_ratio": Number(1, 0.5, minimum=0),
+            "keep_ratio": Number(0.3, 1, minimum=0, maximum=1),
+            "thresh": Number(0.7, minimum=0, maximum=1),
+            "ignore_label": Number(255),
+            "axis": Axis(2, -1, 0),
+            "check_labels": CHECK_LABELS,
+        },
+        takes=has_axis,
+        mean_over_images=None,
+        overflows={"keep_ratio": 0.1},
+        tolerance=tolerance.of_ohem,
     ),
     Layer(
         "pylayerUtils",

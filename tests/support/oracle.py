@@ -6,7 +6,8 @@ have one, for a loss_weight of 1. x is the prediction or score, t the target or 
 N the length of axis 0 (1 without axes), C that of axis 1.
 """
 
-from typing import Any, List, Optional, Tuple
+import math
+from typing import Any, List, Optional, Set, Tuple
 
 import numpy as np
 
@@ -198,6 +199,200 @@ def cross_entropy(score: np.ndarray, negative: np.ndarray, positive: np.ndarray)
     loss = np.sum(negative * softplus(x) + positive * softplus(-x))
     gradient = negative * sigmoid(x) - positive * sigmoid(-x)
     return float(loss), [gradient.reshape(score.shape)]
+
+
+def weighted_softmax_with_loss(
+    score: np.ndarray, label: np.ndarray, weight: Optional[np.ndarray] = None, **parameters: Any
+) -> Answer:
+    """L = sum s_c (-ln p_c), with what softmax_coefficients gives for s."""
+    if score.size == 0:
+        return nothing(score)
+    axis = parameters.get("axis", 1)
+    s = softmax_coefficients(score, label, weight, **parameters)
+    entropy = minus_log_softmax(positions(score, axis))
+    # Of s_c (-ln p_c) it is s_c (p_c - 1) to x_c and s_c p_k to another x_k.
+    gradient = s * np.expm1(-entropy) + (s.sum(axis=1, keepdims=True) - s) * np.exp(-entropy)
+    return float(np.sum(s * entropy)), [axis_put_back(gradient, score, axis)]
+
+
+def softmax_coefficients(
+    score: np.ndarray,
+    label: np.ndarray,
+    weight: Optional[np.ndarray] = None,
+    class_weight: Any = 1,
+    ignore_label: Optional[float] = None,
+    axis: int = 1,
+    label_smoothing: float = 0,
+    normalization: str = "WEIGHT",
+) -> np.ndarray:
+    """s_c = u w_c q_c / D, with q_c = (1 - e) [c = y] + e / K, for each position and class."""
+    K = score.shape[axis]
+    y, valid = class_numbers(label, K, ignore_label)
+    u = valid * (1.0 if weight is None else float64(weight).ravel())
+    w = np.broadcast_to(float64(class_weight), (K,))
+    q = np.full((len(y), K), label_smoothing / K)
+    q[np.arange(len(y)), y] += 1 - label_smoothing
+    D = softmax_divisor(score, axis, normalization, valid, y, np.sum(u * w[y]))
+    return u[:, np.newaxis] * w * q / D
+
+
+def softmax_focal_loss(
+    score: np.ndarray,
+    label: np.ndarray,
+    weight: Optional[np.ndarray] = None,
+    gamma: float = 2,
+    axis: int = 1,
+    **parameters: Any,
+) -> Answer:
+    """L = sum s (1 - p_y)^gamma (-ln p_y), with what focal_coefficients gives for s."""
+    if score.size == 0:
+        return nothing(score)
+    x = positions(score, axis)
+    s, y = focal_coefficients(score, label, weight, axis=axis, **parameters)
+    at_label = np.arange(len(y)), y
+    entropy = minus_log_softmax(x)[at_label]
+    p, rest = np.exp(-entropy), -np.expm1(-entropy)
+    loss = np.sum(s * focal(entropy, gamma))
+    others = x.copy()
+    others[at_label] = -np.inf
+    if x.shape[1] > 1:
+        with np.errstate(under="ignore"):
+            share = np.exp(others - others.max(axis=1, keepdims=True))
+        share /= share.sum(axis=1, keepdims=True)
+    else:
+        share = np.zeros(x.shape)
+    A = s * rest**gamma * (rest + gamma * p * entropy)
+    gradient = A[:, np.newaxis] * share
+    gradient[at_label] = -A
+    return float(loss), [axis_put_back(gradient, score, axis)]
+
+
+def focal(entropy: np.ndarray, gamma: float) -> np.ndarray:
+    """(1 - p)^gamma (-ln p) from -ln p."""
+    return (-np.expm1(-entropy)) ** gamma * entropy
+
+
+def focal_coefficients(
+    score: np.ndarray,
+    label: np.ndarray,
+    weight: Optional[np.ndarray] = None,
+    alpha: Any = None,
+    ignore_label: Optional[float] = None,
+    axis: int = 1,
+    normalization: str = "VALID",
+) -> Tuple[np.ndarray, np.ndarray]:
+    """s = u alpha_y / D of each position, and its class y."""
+    K = score.shape[axis]
+    y, valid = class_numbers(label, K, ignore_label)
+    u = valid * (1.0 if weight is None else float64(weight).ravel())
+    alpha_y = np.broadcast_to(float64(1 if alpha is None else alpha), (K,))[y]
+    D = softmax_divisor(score, axis, normalization, valid, y, np.sum(u * alpha_y))
+    return u * alpha_y / D, y
+
+
+def softmax_with_loss_ohem(
+    score: np.ndarray,
+    label: np.ndarray,
+    weight: Optional[np.ndarray] = None,
+    axis: int = 1,
+    **parameters: Any,
+) -> Answer:
+    """L = sum u (-ln p_y) / M over the M positions that are kept."""
+    if score.size == 0:
+        return nothing(score)
+    y, entropy, u = ohem_positions(score, label, weight, axis, parameters.pop("ignore_label", None))
+    kept = sorted(ohem_choice(y, entropy, u, **parameters))
+    entropies = minus_log_softmax(positions(score, axis))[kept]
+    s = np.zeros(entropies.shape)
+    s[np.arange(len(kept)), y[kept]] = u[kept] / max(1, len(kept))
+    gradient = np.zeros((len(y), score.shape[axis]))
+    gradient[kept] = s * np.expm1(-entropies)
+    gradient[kept] += (s.sum(axis=1, keepdims=True) - s) * np.exp(-entropies)
+    return float(np.sum(s * entropies)), [axis_put_back(gradient, score, axis)]
+
+
+def ohem_positions(
+    score: np.ndarray,
+    label: np.ndarray,
+    weight: Optional[np.ndarray],
+    axis: int,
+    ignore_label: Optional[float],
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Class y, -ln p_y and weight u of each position; the weight is 0 where it takes no part."""
+    y, valid = class_numbers(label, score.shape[axis], ignore_label)
+    entropy = minus_log_softmax(positions(score, axis))[np.arange(len(y)), y]
+    return y, entropy, valid * (1.0 if weight is None else float64(weight).ravel())
+
+
+def ohem_choice(
+    y: np.ndarray,
+    entropy: np.ndarray,
+    u: np.ndarray,
+    neg_pos_ratio: float = 3,
+    keep_ratio: Optional[float] = None,
+    thresh: Optional[float] = None,
+) -> Set[int]:
+    """The positions that are kept, taken from a sorted list."""
+    hardest_first = sorted(np.flatnonzero(u), key=lambda position: -entropy[position])
+    kept = set()  # type: Set[int]
+    if keep_ratio is None:
+        kept = {position for position in hardest_first if y[position] > 0}
+        hardest_first = [position for position in hardest_first if y[position] == 0]
+        count = math.ceil(neg_pos_ratio * len(kept))
+    else:
+        count = math.ceil(keep_ratio * len(hardest_first))
+    kept.update(hardest_first[:count])
+    if thresh is not None:
+        kept.update(p for p in hardest_first if np.exp(-entropy[p]) < thresh)
+    return kept
+
+
+def softmax_divisor(
+    score: np.ndarray,
+    axis: int,
+    normalization: str,
+    valid: np.ndarray,
+    y: np.ndarray,
+    weight: float,
+) -> float:
+    """What the sum over positions is divided by."""
+    if normalization == "WEIGHT":
+        return weight or 1
+    if normalization == "POSITIVE":
+        return max(1, np.count_nonzero(valid & (y > 0)))
+    N = int(np.prod(score.shape[: axis % score.ndim]))
+    return divisor(normalization, N, len(y), np.count_nonzero(valid))
+
+
+def positions(score: np.ndarray, axis: int) -> np.ndarray:
+    """The scores as (positions, K)."""
+    return np.moveaxis(float64(score), axis, -1).reshape(-1, score.shape[axis])
+
+
+def axis_put_back(array: np.ndarray, score: np.ndarray, axis: int) -> np.ndarray:
+    """An array (positions, K) in the shape of the score."""
+    return np.moveaxis(array.reshape(np.moveaxis(score, axis, -1).shape), -1, axis)
+
+
+def class_numbers(
+    label: np.ndarray, K: int, ignore_label: Optional[float]
+) -> Tuple[np.ndarray, np.ndarray]:
+    """The class of each position, and whether it takes part: what is no class number does not."""
+    t = float64(label).ravel()
+    valid = np.isin(t, np.arange(K))
+    if ignore_label is not None:
+        valid &= t != np.float32(ignore_label)
+    return np.where(valid, t, 0).astype(int), valid
+
+
+def minus_log_softmax(x: np.ndarray) -> np.ndarray:
+    """-ln p_c = m - x_c + ln(1 + r), r being the sum of e^(x_k - m) without the largest score m."""
+    at_largest = np.arange(len(x)), np.argmax(x, axis=1)
+    m = x[at_largest][:, np.newaxis]
+    with np.errstate(under="ignore"):
+        exponentials = np.exp(x - m)
+    exponentials[at_largest] = 0
+    return m - x + np.log1p(exponentials.sum(axis=1, keepdims=True))
 
 
 def balanced_coefficients(

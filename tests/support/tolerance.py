@@ -87,3 +87,63 @@ def of_sums(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> T
     loss, gradients = of_answer(answer, *bottoms, **parameters)
     total = sum(float(np.sum(np.abs(array), dtype=np.float64)) for array in bottoms)
     return loss + 1e-12 * total**2, [error + 1e-13 * total for error in gradients]
+
+
+def of_softmax(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> Tolerance:
+    """Relative to the terms s_c (-ln p_c): label smoothing and negative weights cancel them."""
+    if bottoms[0].size == 0:
+        return of_answer(answer, *bottoms, **parameters)
+    axis = parameters.get("axis", 1)
+    s = np.abs(oracle.softmax_coefficients(*bottoms, **parameters))
+    total = s.sum(axis=1, keepdims=True)
+    entropy = oracle.minus_log_softmax(oracle.positions(bottoms[0], axis))
+    terms = (total - s) * np.exp(-entropy) - s * np.expm1(-entropy)
+    denormal = SMALLEST * (1 + total) * np.ones(s.shape)
+    errors = oracle.axis_put_back(1e-5 * terms + denormal, bottoms[0], axis)
+    return 1e-6 * float(np.sum(s * entropy)) + float(denormal.sum()), [errors]
+
+
+def of_softmax_focal(
+    answer: oracle.Answer, *bottoms: np.ndarray, gamma: float = 2, **parameters: Any
+) -> Tolerance:
+    """Relative to each element of the gradient and to each term of the loss."""
+    loss, errors = of_answer(answer, *bottoms)
+    if bottoms[0].size == 0:
+        return loss, errors
+    s, y = oracle.focal_coefficients(*bottoms, **parameters)
+    x = oracle.positions(bottoms[0], parameters.get("axis", 1))
+    entropy = oracle.minus_log_softmax(x)[np.arange(len(y)), y]
+    # A probability may be denormal, whatever it is multiplied with.
+    denormal = SMALLEST * (1 + np.abs(s).max()) * (1 + gamma) * (1 + entropy.max())
+    terms = float(np.sum(np.abs(s) * oracle.focal(entropy, gamma)))
+    power = max(1, gamma / 5)  # what a power makes of the last digits of its base
+    return 1e-6 * power * terms + denormal * len(y), [power * e + denormal for e in errors]
+
+
+def of_ohem(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> Tolerance:
+    """Which positions are kept of those that are about equally hard is left open."""
+    if bottoms[0].size == 0:
+        return of_answer(answer, *bottoms)
+    axis, ignore_label = (parameters.pop(key, value) for key, value in OHEM_DEFAULTS.items())
+    score, label, weight = (*bottoms, None)[:3]
+    y, entropy, u = oracle.ohem_positions(score, label, weight, axis, ignore_label)
+    kept = oracle.ohem_choice(y, entropy, u, **parameters)
+    size = np.abs(u) / max(1, len(kept))
+    denormal = SMALLEST * (1 + size.max()) * len(y)
+    errors = 1e-5 * np.abs(answer[1][0]) + denormal
+    left = [p for p in range(len(y)) if u[p] and p not in kept]
+    open_to_choice = np.zeros(len(y))
+    for p in left:
+        equals = [k for k in kept if abs(entropy[k] - entropy[p]) <= 1e-5 * (1 + entropy[p])]
+        open_to_choice[[p] * bool(equals) + equals] = 1
+    near = np.abs(np.exp(-entropy) - parameters.get("thresh", -1)) <= 1e-5
+    open_to_choice[near] = 1
+    ties = oracle.axis_put_back(
+        np.repeat((open_to_choice * size)[:, np.newaxis], score.shape[axis], axis=1), score, axis
+    )
+    loss = 1e-6 * float(np.sum((size * entropy)[list(kept)])) + denormal
+    spread = float(np.sum(open_to_choice * size * entropy)) if np.ptp(u) or near.any() else 0
+    return loss + spread, [errors + 2 * ties]
+
+
+OHEM_DEFAULTS = {"axis": 1, "ignore_label": None}  # type: dict

@@ -1,0 +1,538 @@
+"""The loop along an axis: a formula of the softmax over it, one value for each position."""
+
+import functools
+from typing import Any, Callable, List, NamedTuple, Tuple
+
+import numpy as np
+
+from caffe_losses.elementary import ONE, ZERO, floor, maximum, where
+from caffe_losses.formulas import exponential_of_difference, log_of_sum
+from caffe_losses.loops import engine
+from caffe_losses.loops.parts import BLOCK, PART, ROW, Part, slices, total
+from caffe_losses.loops.rows import add, copy, fill, from_order, multiply, order
+from caffe_losses.loops.threads import for_each_part
+
+Formula = Callable[..., Tuple[Any, Any, Any]]
+Scores = NamedTuple(
+    "Scores",
+    [  # an array without elements stands for one that is missing or not wanted
+        ("score", np.ndarray),  # (N, K, S): K classes along the axis, S positions
+        ("label", np.ndarray),  # (N, S): class numbers; all others take no part
+        ("weight", np.ndarray),  # (N, S): of each position
+        ("gradient", np.ndarray),  # (N, K, S): to the score
+        ("value", np.ndarray),  # (N, S): the value of each position, without any weight
+        ("of_class", np.ndarray),  # (K): what the value weighs for each class of the label
+        ("smooth", np.ndarray),  # (K): what -ln p_c weighs for each class c, whatever the label
+        ("ignore_label", Any),  # float32: positions with this label take no part; NaN for none
+        ("gamma", Any),  # float32: the parameter of the formula
+        ("loss_weight", Any),  # float32: what the gradient is multiplied with
+    ],
+)
+Loop = Callable[[Scores], float]
+NO_CLASS = np.float32(-1)
+# Channels that are summed in float32; their sums are summed in float64.
+CHANNELS = 64
+# Up to so many classes vectors are transposed, to work on many of them at a time.
+FEW_CLASSES = 64
+# Elements of scores that are worked on together: they and their gradient stay in the cache.
+TILE = 32 * ROW
+
+
+def along_axis(formula: Formula, scores: Scores, kind: Any = np.float32) -> float:
+    """The weighted sum of a formula over all positions; writes the gradient and the values.
+
+    The sum is not finite where a bottom is not, whatever that position weighs, or where the
+    gradient overflows. With `kind` float64 NumPy computes in that precision.
+    """
+    if kind == np.float64:
+        return run_blocks(formula, scores, kind)
+    return loop(formula)(scores)
+
+
+@functools.lru_cache(maxsize=None)
+def loop(formula: Formula) -> Loop:
+    """The loop of the engine for this formula."""
+    plain: Loop = functools.partial(run_blocks, formula)
+    return engine.loop(lambda: compiled_loop(formula), plain)
+
+
+def class_of(label: Any, classes: Any, ignore_label: Any) -> Any:
+    """The class number that a label is, NO_CLASS where it is none."""
+    is_class = (label >= ZERO) & (label < classes) & (floor(label) == label)
+    return where(is_class & (label != ignore_label), label, NO_CLASS)
+
+
+# NumPy
+
+
+def run_blocks(formula: Formula, scores: Scores, kind: Any = np.float32) -> float:
+    """NumPy's loop."""
+
+    def run_block(index: Tuple[slice, slice]) -> float:
+        with np.errstate(all="ignore"):  # it holds for one thread alone
+            return run_block_of(formula, scores, kind, *index)
+
+    return total(for_each_part(run_block, blocks(scores.score.shape)))
+
+
+@functools.lru_cache(maxsize=64)
+def blocks(shape: Tuple[int, int, int]) -> List[Tuple[slice, slice]]:
+    """Images and positions of each block: runs of whole images, or positions of one."""
+    batch, classes, positions = shape
+    if 0 in shape:
+        return []
+    positions_each = min(positions, max(1, BLOCK // classes))
+    is_whole = positions_each == positions
+    images_each = max(1, BLOCK // (classes * positions)) if is_whole else 1
+    return [(n, s) for n in slices(batch, images_each) for s in slices(positions, positions_each)]
+
+
+def run_block_of(
+    formula: Formula, scores: Scores, kind: Any, images: slice, positions: slice
+) -> float:
+    """The weighted sum over a block."""
+    x = scores.score[images, :, positions].astype(kind, copy=False)
+    label = scores.label[images, positions].astype(kind)
+    number = class_of(label, kind(x.shape[1]), scores.ignore_label)
+    counts = number >= 0
+    own_class = np.maximum(number, 0).astype(np.intp)
+    # Where the label's class stands among all elements of the block.
+    here = np.arange(x.shape[0])[:, np.newaxis] * x.shape[1] + own_class
+    here = here * x.shape[2] + np.arange(x.shape[2])
+
+    largest = x.max(axis=1)
+    e = exponential_of_difference(x, largest[:, np.newaxis])
+    own = e.take(here)
+    e.put(here, 0)
+    others = e.sum(axis=1, dtype=np.float64).astype(kind)
+    margin = x.take(here) - largest
+    value, of_others, of_own = formula(own, others, margin, kind(scores.gamma))
+
+    unit = counts.astype(kind) + (label - label)
+    if scores.weight.size:
+        weight = scores.weight[images, positions].astype(kind, copy=False)
+        unit = where(counts, weight, ZERO).astype(kind) + (label - label) + (weight - weight)
+    weight = unit * scores.of_class.astype(kind)[own_class]
+    result = weight * value
+    scale = weight * scores.loss_weight
+    of_others, of_own = scale * of_others, scale * of_own
+    if scores.smooth.size:
+        smooth = scores.smooth.astype(kind)[:, np.newaxis]
+        everything = smooth.sum()
+        distances = (smooth * (largest[:, np.newaxis] - x)).sum(axis=1, dtype=np.float64)
+        result = result + unit * (distances + everything * log_of_sum(own, others)).astype(kind)
+        unit = unit * scores.loss_weight
+        of_others = of_others + unit * everything / (own + others)
+        of_own = of_own + unit * everything * own / (own + others)
+    result = result + (of_others - of_others) + (of_own - of_own)
+
+    if scores.value.size:
+        scores.value[images, positions] = where(counts, value, NO_CLASS)
+    if scores.gradient.size:
+        e *= of_others[:, np.newaxis]
+        e.put(here, of_own)
+        if scores.smooth.size:
+            e -= unit[:, np.newaxis] * smooth
+        scores.gradient[images, :, positions] = e
+    return float(result.sum(dtype=np.float64))
+
+
+# Numba
+
+
+def compiled_loop(formula: Formula) -> Loop:
+    """Numba's loop for this formula."""
+    from caffe_losses.loops import numba_engine
+
+    of_channels = np.zeros((1, 1, 1), np.float32)
+    of_positions, of_classes = np.zeros((1, 1), np.float32), np.zeros(1, np.float32)
+    example = Scores(
+        of_channels,
+        of_positions,
+        of_positions,
+        of_channels,
+        of_positions,
+        of_classes,
+        of_classes,
+        ZERO,
+        ZERO,
+        ZERO,
+    )
+    run = numba_engine.loop(
+        run_positions,
+        formula.__name__,
+        (example, 0, 1),
+        formula=numba_engine.compiled(formula),
+    )
+
+    def run_parts(scores: Scores) -> float:
+        def run_part(part: Part) -> float:
+            return run(scores, *part)
+
+        batch, classes, positions = scores.score.shape
+        return total(for_each_part(run_part, parts_of_positions(batch * positions, classes)))
+
+    return run_parts
+
+
+@functools.lru_cache(maxsize=64)
+def parts_of_positions(count: int, classes: int) -> List[Part]:
+    """The (start, stop) of the parts of so many positions."""
+    if classes == 0:
+        return []
+    step = max(1, PART // classes)
+    if step > ROW:
+        step -= step % ROW
+    return [(start, min(start + step, count)) for start in range(0, count, step)]
+
+
+def formula(own: Any, others: Any, margin: Any, gamma: Any) -> Tuple[Any, Any, Any]:
+    """Stands where `compiled_loop` puts the formula of a loss."""
+    raise NotImplementedError
+
+
+# What a row of positions has: in compiled loops all arrays are of float32 but for the two sums.
+Row = NamedTuple(
+    "Row",
+    [
+        ("number", np.ndarray),  # the class number of the label, NO_CLASS where it has none
+        ("unit", np.ndarray),  # the weight of the position, 0 where its label has no class
+        ("weight", np.ndarray),  # that times the weight of the class
+        ("largest", np.ndarray),  # m, the largest score
+        ("margin", np.ndarray),  # x_y - m of the label's class y; then the value
+        ("own", np.ndarray),  # e^(x_y - m); then the gradient to the label's class
+        ("others", np.ndarray),  # the sum of e^(x_c - m) over other classes; then their gradient
+        ("sum", np.ndarray),  # that sum, in float64
+        ("distance", np.ndarray),  # the sum of smooth[c] (m - x_c), in float64
+        ("smooth", np.ndarray),  # what label smoothing adds to the value
+        ("of_all", np.ndarray),  # what it adds to the gradient, for an exponential of 1
+        ("of_all_own", np.ndarray),  # the same for the label's class
+        ("partial", np.ndarray),  # the sum over some channels
+        ("unwanted", np.ndarray),  # where a gradient goes that is not wanted
+    ],
+)
+
+
+def run_positions(scores: Scores, start: int, stop: int) -> float:
+    """The weighted sum over the positions from start to stop, counted through all images."""
+    classes, positions = scores.score.shape[1:]
+    width = min(ROW, max(32, TILE // classes))
+    is_transposed = positions == 1 and classes <= FEW_CLASSES
+    size = classes * width if is_transposed else 0
+    columns, columns_of_gradient = np.empty(size, np.float32), np.empty(size, np.float32)
+    buffers, sums = np.empty((12, ROW), np.float32), np.empty((2, ROW), np.float64)
+    result, tile = 0.0, scores
+    while start < stop:
+        # Where there are no positions, the images of a row lie side by side.
+        step = min(width, stop - start, ROW if positions == 1 else positions - start % positions)
+        row = row_of(buffers, sums, step)
+        read_labels(row, scores, start)
+        if is_transposed:
+            tile = transposed(scores, columns, columns_of_gradient, start, step)
+            sum_channels(row, tile, 0, 0)
+        elif positions == 1:
+            sum_vectors(row, scores, start)
+        else:
+            sum_channels(row, scores, start // positions, start % positions)
+        result += evaluate(row, scores)
+        if scores.value.size:
+            store(scores.value.reshape(-1)[start : start + step], row.margin, row.number)
+        if scores.gradient.size and is_transposed:
+            write_channels(row, tile, 0, 0)
+            transpose_back(scores.gradient, tile.gradient, start)
+        elif scores.gradient.size and positions == 1:
+            write_vectors(row, scores, start)
+        elif scores.gradient.size:
+            write_channels(row, scores, start // positions, start % positions)
+        start += step
+    return result
+
+
+def row_of(buffers: np.ndarray, sums: np.ndarray, size: int) -> Row:
+    """A row of this size in the memory of one as long as a row can be."""
+    return Row(
+        buffers[0, :size],
+        buffers[1, :size],
+        buffers[2, :size],
+        buffers[3, :size],
+        buffers[4, :size],
+        buffers[5, :size],
+        buffers[6, :size],
+        sums[0, :size],
+        sums[1, :size],
+        buffers[7, :size],
+        buffers[8, :size],
+        buffers[9, :size],
+        buffers[10, :size],
+        buffers[11],
+    )
+
+
+def read_labels(row: Row, scores: Scores, start: int) -> None:
+    """Sets the class numbers and the weights."""
+    label = scores.label.reshape(-1)[start : start + row.number.size]
+    classes = np.float32(scores.score.shape[1])
+    set_numbers(row.number, row.unit, label, classes, scores.ignore_label)
+    if scores.weight.size:
+        weigh_units(row.unit, scores.weight.reshape(-1)[start : start + row.number.size])
+    for i in range(row.number.size):
+        row.weight[i] = row.unit[i] * scores.of_class[max(0, int(row.number[i]))]
+
+
+def set_numbers(
+    number: np.ndarray, unit: np.ndarray, label: np.ndarray, classes: Any, ignore_label: Any
+) -> None:
+    """Sets the class numbers, and the weights to 1 where there is one; NaN where a label is NaN."""
+    for i in range(number.size):
+        found = class_of(label[i], classes, ignore_label)
+        number[i] = found
+        unit[i] = where(found == NO_CLASS, ZERO, ONE) + (label[i] - label[i])
+
+
+def weigh_units(unit: np.ndarray, weight: np.ndarray) -> None:
+    """Multiplies weights of 0 and 1 with others; what is not finite is kept in any case."""
+    for i in range(unit.size):
+        unit[i] = unit[i] * weight[i]
+
+
+# Sums over channels, where positions lie side by side
+
+
+def sum_channels(row: Row, scores: Scores, image: int, position: int) -> None:
+    """Sets what is summed over the channels, and leaves the exponentials in the gradient."""
+    here = slice(position, position + row.number.size)
+    x, classes = scores.score[image], scores.score.shape[1]
+    copy(row.largest, x[0, here], ONE)
+    for c in range(1, classes):
+        raise_to(row.largest, x[c, here])
+    for i in range(row.number.size):
+        row.margin[i] = x[max(0, int(row.number[i])), position + i]
+    fill(row.sum, 0)
+    fill(row.partial, ZERO)
+    for c in range(classes):
+        e = row.unwanted[: row.number.size]
+        if scores.gradient.size:
+            e = scores.gradient[image, c, here]
+        exponentiate(e, x[c, here], row.largest)
+        add_other_class(row.partial, e, row.number, np.float32(c))
+        if c % CHANNELS == CHANNELS - 1 or c == classes - 1:
+            move(row.sum, row.partial)
+    if scores.smooth.size:
+        fill(row.distance, 0)
+        for c in range(classes):
+            add_distance(row.distance, x[c, here], row.largest, scores.smooth[c])
+
+
+def raise_to(row: np.ndarray, numbers: np.ndarray) -> None:
+    """Sets each to the larger of it and another number."""
+    for i in range(row.size):
+        row[i] = maximum(row[i], numbers[i])
+
+
+def exponentiate(e: np.ndarray, x: np.ndarray, m: np.ndarray) -> None:
+    """Sets each to e^(x - m)."""
+    for i in range(e.size):
+        e[i] = exponential_of_difference(x[i], m[i])
+
+
+def add_other_class(total: np.ndarray, e: np.ndarray, number: np.ndarray, c: Any) -> None:
+    """Adds the exponentials of class c where that is not the class of the label."""
+    for i in range(total.size):
+        total[i] += where(number[i] == c, ZERO, e[i])
+
+
+def move(total: np.ndarray, partial: np.ndarray) -> None:
+    """Adds partial sums and sets them to 0."""
+    for i in range(total.size):
+        total[i] += np.float64(partial[i])
+        partial[i] = ZERO
+
+
+def add_distance(total: np.ndarray, x: np.ndarray, m: np.ndarray, weight: Any) -> None:
+    """Adds weight (m - x)."""
+    for i in range(total.size):
+        total[i] += np.float64(weight) * (np.float64(m[i]) - np.float64(x[i]))
+
+
+def write_channels(row: Row, scores: Scores, image: int, position: int) -> None:
+    """Makes the gradient of the exponentials."""
+    here = slice(position, position + row.number.size)
+    gradient = scores.gradient[image]
+    for c in range(gradient.shape[0]):
+        multiply(gradient[c, here], row.others)
+    for i in range(row.number.size):
+        if row.number[i] >= ZERO:
+            gradient[int(row.number[i]), position + i] = row.own[i]
+    if scores.smooth.size:
+        for c in range(gradient.shape[0]):
+            subtract(gradient[c, here], row.unit, scores.loss_weight * scores.smooth[c])
+
+
+def subtract(gradient: np.ndarray, unit: np.ndarray, factor: Any) -> None:
+    """Subtracts other numbers times a factor."""
+    for i in range(gradient.size):
+        gradient[i] -= factor * unit[i]
+
+
+# The same for short vectors, which are laid side by side first
+
+
+def transposed(
+    scores: Scores, columns: np.ndarray, columns_of_gradient: np.ndarray, start: int, step: int
+) -> Scores:
+    """Vectors of scores as one image of so many positions."""
+    batch, classes = scores.score.shape[:2]
+    size = classes * step if scores.gradient.size else 0
+    x, tile = scores.score.reshape(batch, classes), columns[: classes * step].reshape(classes, step)
+    for i in range(step):
+        for c in range(classes):
+            tile[c, i] = x[start + i, c]
+    return Scores(
+        tile.reshape(1, classes, step),
+        scores.label,
+        scores.weight,
+        columns_of_gradient[:size].reshape(1, classes, step if size else 0),
+        scores.value,
+        scores.of_class,
+        scores.smooth,
+        scores.ignore_label,
+        scores.gamma,
+        scores.loss_weight,
+    )
+
+
+def transpose_back(gradient: np.ndarray, tile: np.ndarray, start: int) -> None:
+    """Writes a gradient to vectors."""
+    vectors = gradient.reshape(gradient.shape[0], gradient.shape[1])
+    for i in range(tile.shape[2]):
+        for c in range(tile.shape[1]):
+            vectors[start + i, c] = tile[0, c, i]
+
+
+# Sums over vectors, where there are no positions and channels lie side by side
+
+
+def sum_vectors(row: Row, scores: Scores, start: int) -> None:
+    """Sets what is summed over each vector, and leaves the exponentials in the gradient."""
+    batch, classes = scores.score.shape[:2]
+    for i in range(row.number.size):
+        x, number = scores.score.reshape(batch, classes)[start + i], int(row.number[i])
+        e = x[:0]
+        if scores.gradient.size:
+            e = scores.gradient.reshape(batch, classes)[start + i]
+        row.largest[i] = largest_of(x)
+        row.margin[i] = x[max(0, number)]
+        after = max(0, number + 1)
+        row.sum[i] = exponentiate_vector(e, x, 0, number, row.largest[i], row.unwanted)
+        row.sum[i] += exponentiate_vector(e, x, after, classes, row.largest[i], row.unwanted)
+        row.distance[i] = 0
+        for c in range(scores.smooth.size):
+            difference = np.float64(row.largest[i]) - np.float64(x[c])
+            row.distance[i] += np.float64(scores.smooth[c]) * difference
+
+
+def largest_of(x: np.ndarray) -> Any:
+    """The largest number of a row."""
+    largest = order(x[0])
+    for i in range(x.size):
+        largest = max(largest, order(x[i]))
+    return from_order(largest)
+
+
+def exponentiate_vector(
+    e: np.ndarray, x: np.ndarray, start: int, stop: int, m: Any, unwanted: np.ndarray
+) -> float:
+    """The sum of e^(x - m) from start to stop, which it leaves in e if that is wanted."""
+    result = 0.0
+    for first in range(start, stop, ROW):
+        last = min(first + ROW, stop)
+        out = e[first:last] if e.size else unwanted[: last - first]
+        result += exponentiate_row(out, x[first:last], m)
+    return result
+
+
+def exponentiate_row(e: np.ndarray, x: np.ndarray, m: Any) -> Any:
+    """Sets each to e^(x - m) for a single m; returns their sum."""
+    result = ZERO
+    for i in range(e.size):
+        e[i] = exponential_of_difference(x[i], m)
+        result = add(result, e[i])
+    return result
+
+
+def write_vectors(row: Row, scores: Scores, start: int) -> None:
+    """Makes the gradient of the exponentials."""
+    batch, classes = scores.score.shape[:2]
+    for i in range(row.number.size):
+        gradient = scores.gradient.reshape(batch, classes)[start + i]
+        copy(gradient, gradient, row.others[i])
+        if row.number[i] >= ZERO:
+            gradient[int(row.number[i])] = row.own[i]
+        if scores.smooth.size:
+            subtract(gradient, scores.smooth, scores.loss_weight * row.unit[i])
+
+
+# From the sums to the value and to what the gradient is made of
+
+
+def evaluate(row: Row, scores: Scores) -> float:
+    """The weighted sum over a row; its own and others become gradients, its margin the value."""
+    copy(row.others, row.sum, 1)
+    exponentiate(row.own, row.margin, row.largest)
+    subtract(row.margin, row.largest, ONE)
+    everything = np.float32(0)
+    for c in range(scores.smooth.size):
+        everything += scores.smooth[c]
+    if scores.smooth.size:
+        copy(row.smooth, row.distance, 1)
+        set_smooth(row.smooth, row.of_all, row.own, row.others, everything)
+        copy(row.of_all_own, row.own, ONE)
+        multiply(row.of_all_own, row.of_all)
+    apply_formula(row.margin, row.others, row.own, scores.gamma)
+    result = weighted_sum(row.margin, row.others, row.own, row.weight, scores.loss_weight)
+    if scores.smooth.size:
+        result += weighted_sum(row.smooth, row.of_all, row.of_all_own, row.unit, scores.loss_weight)
+        add_all(row.others, row.of_all)
+        add_all(row.own, row.of_all_own)
+    return np.float64(result)
+
+
+def apply_formula(margin: np.ndarray, others: np.ndarray, own: np.ndarray, gamma: Any) -> None:
+    """Puts value and gradients where the formula's arguments stood: so LLVM vectorises it."""
+    for i in range(own.size):
+        margin[i], others[i], own[i] = formula(own[i], others[i], margin[i], gamma)
+
+
+def set_smooth(
+    smooth: np.ndarray, of_all: np.ndarray, own: np.ndarray, others: np.ndarray, everything: Any
+) -> None:
+    """Adds to the sum of smooth[c] (m - x_c) the rest of the sum of smooth[c] (-ln p_c)."""
+    for i in range(own.size):
+        smooth[i] += everything * log_of_sum(own[i], others[i])
+        of_all[i] = everything / (own[i] + others[i])
+
+
+def weighted_sum(
+    value: np.ndarray, of_others: np.ndarray, of_own: np.ndarray, weight: np.ndarray, factor: Any
+) -> Any:
+    """The weighted sum of values; weighs the gradients, whose NaN and infinities it tells."""
+    result = ZERO
+    for i in range(value.size):
+        scale = weight[i] * factor
+        of_others[i] = scale * of_others[i]
+        of_own[i] = scale * of_own[i]
+        suspect = of_others[i] + of_own[i]
+        result = add(result, weight[i] * value[i] + (suspect - suspect))
+    return result
+
+
+def add_all(row: np.ndarray, numbers: np.ndarray) -> None:
+    """Adds another number to each."""
+    for i in range(row.size):
+        row[i] += numbers[i]
+
+
+def store(out: np.ndarray, value: np.ndarray, number: np.ndarray) -> None:
+    """Copies the values; NO_CLASS where there is no class."""
+    for i in range(out.size):
+        out[i] = where(number[i] == NO_CLASS, NO_CLASS, value[i])

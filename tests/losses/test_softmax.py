@@ -1,0 +1,181 @@
+"""The losses of a softmax where digits are easily lost, and which positions OHEM keeps."""
+
+import numpy as np
+import pytest
+
+from caffe_losses import elementary, losses
+from caffe_losses.loops import engine
+from support import oracle
+from support.layers import LAYERS, draw, expected, layer_of, row_with
+from support.nets import loss_and_gradients, loss_net
+
+LAYER = {layer.name: layer for layer in LAYERS}
+SMALLEST_NORMAL = np.finfo(np.float32).tiny
+
+
+def scores(classes, scale, arranged):
+    """Scores of many positions whose classes are right, wrong or mixed."""
+    random = np.random.RandomState(0)
+    positions = 3011 if classes < 100 else 211
+    score = scale * random.randn(2, classes, positions)
+    label = random.randint(0, classes, size=(2, 1, positions))
+    largest = np.abs(score).max(axis=1, keepdims=True)
+    at_label = np.arange(classes).reshape(1, -1, 1) == label
+    offset = {"mixed": 0, "right": 2 * largest, "wrong": -2 * largest}[arranged]
+    return (score + at_label * offset).astype(np.float32), label.astype(np.float32)
+
+
+ROWS = [
+    row_with(LAYER["WeightedSoftmaxWithLossLayer"], optional=False, class_weight=3),
+    row_with(LAYER["SoftmaxFocalLossLayer"], optional=False, gamma=0.5),
+    row_with(LAYER["SoftmaxFocalLossLayer"], optional=False),
+    row_with(LAYER["SoftmaxFocalLossLayer"], optional=False, gamma=5),
+]
+
+
+@pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row.layer.name}-{row.parameters}")
+@pytest.mark.parametrize("classes", [2, 21, 1000])
+@pytest.mark.parametrize("scale", [0.01, 1, 10, 1e4])
+@pytest.mark.parametrize("arranged", ["mixed", "right", "wrong"])
+def test_scores_of_any_size(row, classes, scale, arranged):
+    score, label = scores(classes, scale, arranged)
+    inputs = {"score": score, "label": label}
+    loss, gradients = loss_and_gradients(loss_net(layer_of(row), inputs))
+    expected_loss, expected_gradients = expected(row, inputs)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-6, atol=SMALLEST_NORMAL)
+    sharp = expected_gradients["score"]
+    # Neither the gradient nor much of the probabilities that it is made of may be denormal.
+    entropy = oracle.minus_log_softmax(oracle.positions(score, 1))
+    probability = oracle.axis_put_back(np.exp(-entropy), score, 1)
+    largest = np.max(probability * (probability < 0.5), axis=1, keepdims=True)
+    small = 1e5 * SMALLEST_NORMAL
+    normal = (np.abs(sharp) > small) & (probability > small) & (largest > small)
+    np.testing.assert_allclose(gradients["score"][normal], sharp[normal], rtol=1e-5)
+
+
+@pytest.mark.parametrize("gamma", [0, 0.5, 1, 2, 5])
+def test_focal_loss_at_a_probability_of_exactly_one_and_zero(gamma):
+    score = np.float32([[0, -2000, -2000], [-2000, 0, -2000], [0, -2000, -2000]])
+    loss, gradient = losses.softmax_focal_loss(score, [0, 0, 2], gamma=gamma, normalization="NONE")
+    assert loss == 4000
+    np.testing.assert_array_equal(gradient, [[0, 0, 0], [-1, 1, 0], [1, 0, -1]])
+
+
+def test_a_blob_of_equal_scores_that_are_confidently_right():
+    """Every rounding is then the same, and no average takes it out."""
+    for difference in (3.3, 20.4, 45.7, 80.1):
+        score = np.full((1, 3, 1000), -0.3, np.float32)
+        score[:, 1] += np.float32(difference)
+        label = np.ones((1, 1000))
+        loss, _ = losses.weighted_softmax(score, label)
+        right, _ = oracle.weighted_softmax_with_loss(score, label)
+        np.testing.assert_allclose(loss, right, rtol=1e-6)
+
+
+def test_labels_that_are_not_checked_index_nothing():
+    """Every one that is no class number takes no part, whatever it is."""
+    row = row_with(LAYER["WeightedSoftmaxWithLossLayer"], class_weight=[1, 2, 3])
+    row = row._replace(parameters={**row.parameters, "check_labels": "never"})
+    inputs = draw(row, (2, 3, 5, 7))
+    inputs["label"][0] = np.resize([-1, 3, 0.5, 1e9, -1e30, 255, 2.0001], (1, 5, 7))
+    loss, gradients = loss_and_gradients(loss_net(layer_of(row), inputs))
+    expected_loss, expected_gradients = expected(row, inputs)
+    np.testing.assert_allclose(loss, expected_loss, rtol=1e-6)
+    assert not gradients["score"][0].any()
+    np.testing.assert_allclose(gradients["score"], expected_gradients["score"], rtol=1e-5)
+
+
+def kept_by(score, label, **parameters):
+    """The numbers of the positions that get a gradient."""
+    _, gradient = losses.softmax_ohem(np.float32(score), np.float32(label), **parameters)
+    return np.flatnonzero(gradient.any(axis=1)).tolist()
+
+
+# Of class 0 each; the harder the further back.
+HARDER = [[3, 0], [2, 0], [1, 0], [0, 0], [-1, 0], [-2, 0], [-3, 0], [-4, 0]]
+
+
+def test_ohem_keeps_all_positives_and_a_multiple_of_hard_negatives():
+    label = [1, 0, 0, 0, 0, 0, 0, 0]
+    assert kept_by(HARDER, label) == [0, 5, 6, 7]
+    assert kept_by(HARDER, label, neg_pos_ratio=1.5) == [0, 6, 7]
+    assert kept_by(HARDER, label, neg_pos_ratio=100) == list(range(8))
+    assert kept_by(HARDER, label, neg_pos_ratio=0) == [0]
+
+
+def test_ohem_without_positives_keeps_nothing():
+    assert kept_by(HARDER, [0] * 8) == []
+
+
+def test_ohem_keeps_a_fraction_whatever_the_classes():
+    assert kept_by(HARDER, [0] * 8, keep_ratio=0.25) == [6, 7]
+    assert kept_by(HARDER, [1] + [0] * 7, keep_ratio=0.25) == [0, 7]
+    assert kept_by(HARDER, [0] * 8, keep_ratio=0) == []
+
+
+def test_ohem_keeps_what_is_less_probable_than_the_threshold_too():
+    assert kept_by(HARDER, [0] * 8, keep_ratio=0.125, thresh=0.2) == [5, 6, 7]
+    assert kept_by(HARDER, [0] * 8, keep_ratio=0.5, thresh=0.01) == [4, 5, 6, 7]
+
+
+def test_ohem_counts_neither_ignored_positions_nor_those_without_weight():
+    label, weight = [0, 0, 0, 0, 0, 0, 255, 0], [1, 1, 1, 1, 1, 1, 1, 0]
+    parameters = {"keep_ratio": 0.5, "ignore_label": 255}
+    loss, gradient = losses.softmax_ohem(
+        np.float32(HARDER), np.float32(label), np.float32(weight), **parameters
+    )
+    assert np.flatnonzero(gradient.any(axis=1)).tolist() == [3, 4, 5]
+    np.testing.assert_allclose(loss, np.mean(np.log1p(np.exp([0, 1, 2]))), rtol=1e-6)
+
+
+def test_ohem_keeps_the_first_of_equally_hard_positions():
+    assert kept_by([[0, 1]] * 6, [0] * 6, keep_ratio=0.5) == [0, 1, 2]
+
+
+@pytest.mark.skipif(engine.name() != "numba", reason="NumPy's own functions are exact enough")
+class TestElementaryFunctions:
+    """Those of compiled code, over all float32 of a few powers of two."""
+
+    @staticmethod
+    def all_float32(low, high):
+        bits = np.float32([low, high]).view(np.int32)
+        return np.arange(bits[0], bits[1], dtype=np.int32).view(np.float32)
+
+    @staticmethod
+    def run(function, *arguments):
+        import numba
+
+        def apply(out, z, number):
+            for i in range(out.size):
+                out[i] = function(z[i], number)
+
+        from caffe_losses.loops import numba_engine  # noqa: F401  (registers the functions)
+
+        out = np.empty_like(arguments[0])
+        numba.njit(apply)(out, *arguments)
+        return out
+
+    def test_the_logarithm(self):
+        import numba
+
+        log = numba.njit(lambda z, number: elementary.log(z))
+        for low, high in [(1, 8), (1000, 1024), (2.0**126, 2.0**127)]:
+            z = self.all_float32(low, high)
+            error = np.abs(self.run(log, z, np.float32(0)) - np.log(z.astype(np.float64)))
+            assert (error <= 2.0**-22 * np.maximum(np.log(z.astype(np.float64)), 0.5)).all()
+
+    @pytest.mark.parametrize("exponent", [0, 0.5, 0.75, 2, 5, 33.3])
+    def test_the_power(self, exponent):
+        import numba
+
+        power = numba.njit(lambda z, number: elementary.power(z, number))
+        exponent = np.float32(exponent)
+        for low, high in [(0.5, 1), (2.0**-7, 2.0**-6), (2.0**-126, 2.0**-125)]:
+            z = self.all_float32(low, high)
+            right = z.astype(np.float64) ** float(exponent)
+            found = self.run(power, z, exponent).astype(np.float64)
+            normal = right > SMALLEST_NORMAL
+            error = np.abs(found[normal] / right[normal] - 1)
+            assert error.max(initial=0) < 2.5e-7 * max(1, exponent)
+        for base, right in ((1, 1), (0, float(exponent == 0))):
+            assert self.run(power, np.float32([base]), exponent)[0] == right
