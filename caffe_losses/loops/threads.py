@@ -31,30 +31,36 @@ def thread_count() -> int:
 
 
 class Help:
-    """A request that another thread join in some work; it is begun by one thread or by none."""
+    """A request that another thread join in some work; it is begun by one thread or by none.
+
+    An interrupt may come between any two steps of the thread that asks, and make it ask again: each
+    step has the same effect when it is done twice.
+    """
 
     def __init__(self, work: Callable[[], None]) -> None:
         self.work = work
         self.error: Optional[BaseException] = None
-        self.begun = threading.Lock()
-        self.ended = threading.Lock()
-        self.ended.acquire()
+        self.owner: Dict[str, str] = {}  # its setdefault lets one thread be first
+        self.has_ended = False
+        self.end = threading.Lock()
+        self.end.acquire()
 
     def give(self) -> None:
         """Joins in the work, unless the request was withdrawn."""
-        if self.begun.acquire(False):
+        if self.owner.setdefault("owner", "helper") == "helper":
             try:
                 self.work()
             except BaseException as error:  # raised again in the thread that asked for help
                 self.error = error
             finally:
-                self.ended.release()
+                self.has_ended = True
+                self.end.release()
 
     def withdraw(self) -> None:
         """Returns when no thread works on the request, and none will."""
-        if not self.begun.acquire(False):
-            with self.ended:
-                pass
+        if self.owner.setdefault("owner", "asker") == "helper":
+            while not self.has_ended:
+                self.end.acquire(True, 1)
 
 
 class Helpers:
