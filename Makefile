@@ -22,7 +22,8 @@ lint:
 	tools/with-caffe tools/lint
 
 fuzz:
-	EVERY_FLOAT=1 FUZZ_CASES=20000 tools/with-caffe python3 -m pytest tests/losses/test_fuzz.py tests/losses/test_engines.py
+	EVERY_FLOAT=1 FUZZ_CASES=20000 INTERRUPTS=50000 tools/with-caffe python3 -m pytest \
+		tests/losses/test_fuzz.py tests/losses/test_engines.py tests/layers/test_state.py
 
 mutants:
 	tools/with-caffe tools/mutants

@@ -4,14 +4,20 @@ import argparse
 
 from caffe_losses import __version__
 
+COMMANDS = """
+the commands of this package:
+  python3 -m caffe_losses.gradient_check --help
+  python3 -m caffe_losses.data_parallel --help
+  python3 -m caffe_losses.class_counts --help
+"""
+
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         prog="python3 -m caffe_losses",
         description="Loss layers for imbalanced targets in Caffe.",
-        epilog="The commands of this package: python3 -m caffe_losses.gradient_check --help, "
-        "python3 -m caffe_losses.data_parallel --help, "
-        "python3 -m caffe_losses.class_counts --help.",
+        epilog=COMMANDS,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
         "--version", action="store_true", help="print the version and the engine, and end"

@@ -165,7 +165,8 @@ def net_of_label(path: str, blob: str, phase: str) -> Any:
     parameter = read_net(path)
     layers = layers_that_make(parameter, blob, path)
     for layer in layers:
-        require_data(layer)
+        if is_in_phase(layer, phase):
+            require_data(layer)
     del parameter.layer[:]
     parameter.layer.extend(layers)
     return net_of(parameter, phase)
@@ -200,6 +201,16 @@ def layers_that_make(parameter: Any, blob: str, path: str) -> List[Any]:
             f'{path}: no layer has the top "{blob}"{hint} (tops: {", ".join(tops) or "none"})'
         )
     return layers[::-1]
+
+
+def is_in_phase(layer: Any, phase: str) -> bool:
+    """Whether the rules of a layer that name a phase let it be in this one."""
+    from caffe_losses.import_caffe import caffe
+
+    number = getattr(caffe, phase)
+    included = [rule.phase for rule in layer.include if rule.HasField("phase")]
+    excluded = [rule.phase for rule in layer.exclude if rule.HasField("phase")]
+    return number not in excluded and (not included or number in included)
 
 
 def require_data(layer: Any) -> None:

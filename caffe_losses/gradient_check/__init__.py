@@ -1,10 +1,10 @@
 """A numeric gradient checker for any layer and net in pycaffe.
 
 `python3 -m caffe_losses.gradient_check --help` for the command; `check_gradients` and
-`assert_gradients` for Python and pytest. How it works, from the bottom up: `derivative` takes
-numeric derivatives of a noisy function, `layer_function` makes that function of a layer,
-`blob_check` compares one gradient, `layer_check` all those of a layer, `diagnosis` says what is
-wrong with one, and `check` walks through the net.
+`assert_gradients` for Python and pytest. From the bottom up: `layer_function` runs one layer,
+`measurement` takes its numeric derivatives, `judgement` decides what these say of a gradient,
+`probes` calls the layer in unusual ways, `explanation` names the cause, `report` prints, and
+`check` walks through the net.
 """
 
 from caffe_losses.gradient_check.check import assert_gradients, check_gradients

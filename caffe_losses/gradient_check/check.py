@@ -1,20 +1,20 @@
-"""Checks the layers of a net one by one."""
+"""Checks the layers of a net one by one: a row of the report for each bottom and parameter."""
 
-from typing import Any, List, Mapping, Optional, Sequence, Set, Union
+from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Union
 
 import numpy as np
 
-from caffe_losses.gradient_check.blob_check import Options
-from caffe_losses.gradient_check.inputs import fill_inputs
-from caffe_losses.gradient_check.layer_check import LayerCheck, is_whole
-from caffe_losses.gradient_check.layer_function import LayerFunction, kept
-from caffe_losses.gradient_check.report import SKIPPED, WRONG, Report, Row
+from caffe_losses.gradient_check import nets, probes
+from caffe_losses.gradient_check.explanation import ADVICE, Evidence, explain
+from caffe_losses.gradient_check.judgement import Judge, Judgement, Options, groupings_of
+from caffe_losses.gradient_check.layer_function import LayerFunction, Variable, kept
+from caffe_losses.gradient_check.report import CANNOT_TELL, OK, SKIPPED, WRONG, Report, Row
 
-# A Split is Caffe's own and in no prototxt; the backward of the others aborts the process.
-UNCHECKED_LAYERS = "Split", "Accuracy", "ArgMax", "Threshold"
+# A Split is Caffe's own and in no prototxt; the backward of the others aborts the process, or they
+# have no top to have a gradient.
+UNCHECKED_LAYERS = "Split", "Accuracy", "ArgMax", "Threshold", "Silence", "HDF5Output"
 
-# These take their second bottom for numbers of classes, and index with it what is in memory.
-CLASS_LOSSES = "SoftmaxWithLoss", "HingeLoss", "MultinomialLogisticLoss", "InfogainLoss"
+EVIDENCE = 100  # elements that an explanation looks at
 
 
 def check_gradients(
@@ -22,6 +22,7 @@ def check_gradients(
     inputs: Optional[Mapping[str, Union[str, np.ndarray]]] = None,
     labels: Sequence[str] = (),
     only: Sequence[str] = (),
+    only_python: bool = False,
     **options: Any,
 ) -> Report:
     """Compares what backward computes with numeric derivatives, for every layer of a caffe.Net.
@@ -32,25 +33,27 @@ def check_gradients(
         numbers only and is not a layer's first is taken for a label or mask as well: its gradient
         must be zero or the derivative.
     only: names of the blobs or layers to check; all by default.
+    only_python: whether to check the Python layers alone.
     options: the fields of `Options`: samples, step, threshold, kink, seed, progress.
 
     Blobs and parameters are left as they were found; data layers have moved on by one batch, and
     Caffe's random generator is seeded. Raises ValueError where there is nothing to check.
     """
     settings = Options(**options)
+    settings.require_sensible()
     empty = [name for name, blob in net.blobs.items() if not blob.count]
     if empty:
         raise ValueError(f"no elements and so no gradient in {', '.join(empty)}")
     rows: List[Row] = []
     known: Set[str] = set()
     with kept(net):
-        fill_inputs(net, inputs or {}, settings.seed)
+        nets.fill_inputs(net, inputs or {}, settings.seed)
         for layer, bottoms in net.bottom_names.items():
-            if not bottoms or net.layer_dict[layer].type in UNCHECKED_LAYERS:
+            kind = net.layer_dict[layer].type
+            nets.require_classes(net, layer)
+            if not bottoms or kind in UNCHECKED_LAYERS or (only_python and kind != "Python"):
                 net.forward(start=layer, end=layer)
                 continue
-            if net.layer_dict[layer].type in CLASS_LOSSES:
-                require_whole(net, bottoms[1])
             function = LayerFunction(net, layer, settings.seed)
             variables = {variable.name: variable for variable in function.variables}
             chosen = [name for name in variables if not only or {name, layer} & set(only)]
@@ -59,12 +62,12 @@ def check_gradients(
                 rows += [check.row(variables[name]) for name in chosen]
             known |= {layer, *variables}
             # The layers above see this layer's tops as they were.
-            function.forward(function.origin)
+            function.outputs(function.origin)
     unknown = {*only, *labels} - known
     if unknown:
         raise ValueError(
             f"no blob or layer {', '.join(sorted(unknown))} to check; there are "
-            f"{', '.join(sorted(known))}"
+            f"{', '.join(sorted(known)) or 'none'}"
         )
     # That a label's gradient is zero says nothing, unless that was the question.
     told = [row for row in rows if only or row.verdict == WRONG or not row.is_label]
@@ -84,9 +87,121 @@ def assert_gradients(net: Any, *arguments: Any, **options: Any) -> Report:
     return report
 
 
-def require_whole(net: Any, blob: str) -> None:
-    if not is_whole(net.blobs[blob].data):
-        raise ValueError(
-            f"{blob} must hold the numbers of classes; draw it as labels:K, with K the number of "
-            f"classes"
+class LayerCheck:
+    """What all gradients of a layer have in common, and a row for each."""
+
+    def __init__(self, function: LayerFunction, labels: Sequence[str], options: Options) -> None:
+        self.function = function
+        self.options = options
+        self.named_labels = labels
+        names = [bottom.name for bottom in function.bottoms]
+        whole = [name for name in names[1:] if nets.is_whole(function.origin[name])]
+        self.labels = {*names} & {*labels, *whole}
+        other = probes.other_bottoms(function)
+        self.stale_forward, self.random_forward = probes.forward_faults(function, other)
+        self.asked: List[bool] = []  # Caffe's propagate_down
+        if function.is_python:
+            function.run_backward(passed=self.asked)
+        self.refusal = ""
+        if any(self.asked):
+            self.refusal = probes.choose_flags(function, self.asked, self.labels)
+        self.gradients = probes.all_gradients(function, other)
+
+    def row(self, variable: Variable) -> Row:
+        name, shape = variable.name, self.function.origin[variable.name].shape
+        row = Row(self.function.name, name, shape, OK, is_label=name in self.labels)
+        reason = self.reason_to_skip(variable)
+        if reason:
+            return row._replace(verdict=SKIPPED, findings=[reason])
+        row = self.label_row(row, variable) if row.is_label else self.judged_row(row, variable)
+        faults = [self.stale_forward] * bool(self.stale_forward)
+        faults += [] if row.is_label else probes.habits(self.gradients[name])
+        faults += sorted(self.function.misdeeds[name])
+        if not faults:
+            return row
+        # What a gradient that is another each time is by chance explains nothing.
+        explained = any(each.startswith("stale") for each in faults)
+        findings = faults + ([] if explained else row.findings)
+        return row._replace(verdict=WRONG, findings=findings)
+
+    def reason_to_skip(self, variable: Variable) -> str:
+        bottom, gradients = variable.bottom, self.gradients[variable.name]
+        is_native = not self.function.is_python
+        is_asked = gradients.third.any() or (gradients.again != gradients.marker).any()
+        if is_native and bottom is None:
+            return "" if is_asked else "Caffe computes no gradient here (lr_mult: 0)"
+        if not is_native and not any(self.asked):
+            return "Caffe does not call this layer's backward"
+        if bottom is None:
+            return ""
+        if not (is_asked if is_native else self.asked[bottom]):
+            return "Caffe asks for no gradient here (propagate_down is false)"
+        if self.function.flags is not None and not self.function.flags[bottom]:
+            return f"backward refuses to compute a gradient here: {self.refusal}"
+        return ""
+
+    def label_row(self, row: Row, variable: Variable) -> Row:
+        """The row of a bottom whose gradient should be zero, or that of a target."""
+        gradient = self.gradients[variable.name].analytic
+        if not gradient.any():
+            return row
+        if variable.name not in self.named_labels and np.isfinite(gradient).all():
+            checked = self.judged_row(row, variable)
+            if checked.verdict == OK:
+                return checked
+        finding = (
+            f"a label or mask that gets a gradient: {np.count_nonzero(gradient)} of "
+            f"{gradient.size} elements are not zero, the largest {np.abs(gradient).max():.4g}"
+        )
+        return row._replace(verdict=WRONG, findings=[finding])
+
+    def judged_row(self, row: Row, variable: Variable) -> Row:
+        """The row with numbers, and why they differ where they do."""
+        gradient = self.gradients[variable.name].analytic
+        if self.random_forward:
+            return row._replace(verdict=CANNOT_TELL, findings=[self.random_forward])
+        if not np.isfinite(gradient).all():
+            return row._replace(verdict=WRONG)
+        groupings = [] if variable.bottom is None else groupings_of(row.shape, self.masks(variable))
+        judge = Judge(self.function, variable, gradient, groupings, self.options)
+        judgement = judge.verdict()
+        findings = [ADVICE[judgement.hindrance]] if judgement.hindrance else []
+        if judgement.verdict == WRONG:
+            findings = [explain(self.evidence(judge, judgement, variable))]
+        row = row._replace(
+            verdict=judgement.verdict,
+            findings=findings,
+            checked=len(judgement.elements),
+            directions=len(judgement.directions),
+        )
+        worst = judge.worst(judgement.decisive)
+        if worst is None:
+            return row
+        where = np.unravel_index(worst.elements[0], row.shape) if worst.elements.size == 1 else ()
+        return row._replace(
+            error=judge.relative_error(worst),
+            where=tuple(int(index) for index in where),
+            analytic=worst.analytic,
+            numeric=worst.numeric,
+            noise=worst.error,
+        )
+
+    def masks(self, variable: Variable) -> Dict[str, np.ndarray]:
+        return {name: self.function.origin[name] for name in self.labels - {variable.name}}
+
+    def evidence(self, judge: Judge, judgement: Judgement, variable: Variable) -> Evidence:
+        gradients = self.gradients[variable.name]
+        measurements = judge.evidence(judgement.elements, EVIDENCE)
+        wrong = np.array([judge.is_wrong(each) for each in measurements])
+        return Evidence(
+            gradient=gradients.analytic,
+            elements=np.array([each.elements[0] for each in measurements]),
+            numeric=np.array([each.numeric for each in measurements]),
+            error=np.array([each.error for each in measurements]),
+            wrong=wrong,
+            wrong_together=None if wrong.any() else judgement.decisive[0].elements,
+            threshold=self.options.threshold,
+            loss_weight=self.function.loss_weight if probes.follows_top_diff(gradients) else None,
+            groupings=judge.groupings,
+            masks=self.masks(variable),
         )

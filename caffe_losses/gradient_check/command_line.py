@@ -10,9 +10,9 @@ from typing import Any, Callable, Dict, Iterable, Optional, Sequence, Tuple, Uni
 
 import numpy as np
 
-from caffe_losses.gradient_check import inputs, nets
-from caffe_losses.gradient_check.blob_check import Options
+from caffe_losses.gradient_check import nets
 from caffe_losses.gradient_check.check import check_gradients
+from caffe_losses.gradient_check.judgement import Options
 from caffe_losses.gradient_check.report import Report
 
 DESCRIPTION = """
@@ -24,32 +24,33 @@ EPILOG = """
 examples:
   python3 -m caffe_losses.gradient_check train.prototxt --input label=labels:10
   python3 -m caffe_losses.gradient_check --module pylayerUtils --layer WeightedEuclideanLossLayer \\
-      --bottom 2,2,8,8 --bottom 2,2,8,8 --bottom 2,1,8,8:binary --loss-weight 0.5
+      --bottom normal --bottom normal --bottom 3,1,7,11:binary --loss-weight 0.5
 """
 
 COULD_NOT_CHECK = 2
+
+# Primes, so that what a gradient is wrong by tells which number of the layer that is.
+DEFAULT_SHAPE = 3, 5, 7, 11
+
+NET_OPTIONS = "input", "force_backward", "weights"
+LAYER_OPTIONS = "module", "layer", "bottom", "param_str", "loss_weight"
 
 Given = Union[str, np.ndarray]
 
 
 def bottom(text: str) -> Tuple[Sequence[int], Given]:
-    """The shape and draw or array of SHAPE, SHAPE:DRAW or FILE."""
-    if inputs.is_file(text):
-        array = inputs.load(text)
-        return array.shape, array
-    shape, _, distribution = text.partition(":")
-    distribution = distribution or "normal"
-    inputs.require_distribution(distribution)
-    return [int(size) for size in shape.split(",")], distribution
+    """The shape and draw or array of [SHAPE:]DRAW, SHAPE or FILE."""
+    shape, _, draw = text.partition(":") if text[:1].isdigit() else ("", "", text)
+    given = nets.draw_or_array(draw or "normal")
+    if isinstance(given, np.ndarray):
+        return given.shape, given
+    return [int(size) for size in shape.split(",")] if shape else DEFAULT_SHAPE, given
 
 
 def named_input(text: str) -> Tuple[str, Given]:
     """The name and draw or array of NAME=DRAW or NAME=FILE."""
     name, _, given = text.partition("=")
-    if inputs.is_file(given):
-        return name, inputs.load(given)
-    inputs.require_distribution(given)
-    return name, given
+    return name, nets.draw_or_array(given)
 
 
 def readable(convert: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -64,98 +65,55 @@ def readable(convert: Callable[[str], Any]) -> Callable[[str], Any]:
     return converted
 
 
-NET_OPTIONS = "input", "force_backward"
-LAYER_OPTIONS = "module", "layer", "bottom", "param_str", "loss_weight"
-
-
-def parser() -> argparse.ArgumentParser:
+def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     command = argparse.ArgumentParser(
         prog="python3 -m caffe_losses.gradient_check",
         description=DESCRIPTION,
         epilog=EPILOG,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    many: Dict[str, Any] = {"action": "append", "default": []}
+    draws = f"{nets.DRAWS}, FILE.npy or FILE.npz:KEY (default: normal)"
+    size = ",".join(map(str, DEFAULT_SHAPE))
     default = Options()
 
-    net = command.add_argument_group("a net").add_argument
-    net("net", nargs="?", metavar="NET.prototxt")
-    net(
-        "--input",
-        action="append",
-        default=[],
-        type=readable(named_input),
-        metavar="NAME=DRAW",
-        help=f"what an input holds: {inputs.DRAWS}, FILE.npy or FILE.npz:KEY (default: normal)",
-    )
-    net("--force-backward", action="store_true", help="check the gradients of the inputs, too")
+    add = command.add_argument_group("a net").add_argument
+    add("net", nargs="?", metavar="NET.prototxt")
+    text = f"what an input holds: {draws}"
+    add("--input", type=readable(named_input), metavar="NAME=DRAW", help=text, **many)
+    add("--weights", metavar="FILE.caffemodel", help="of a trained net")
+    add("--force-backward", action="store_true", help="check the gradients of the inputs, too")
 
-    layer = command.add_argument_group("or one Python layer").add_argument
-    layer("--module", help="its Python module")
-    layer("--layer", help="its class")
-    layer(
-        "--bottom",
-        action="append",
-        default=[],
-        type=readable(bottom),
-        metavar="SHAPE[:DRAW]",
-        help="as 2,3,8,8 or 2,1,8,8:binary or FILE.npy; one --bottom for each bottom; they are "
-        "called bottom0, bottom1, ...",
-    )
-    layer("--param-str", help="its param_str")
-    layer("--loss-weight", type=float, help="its loss_weight (default: 1)")
+    add = command.add_argument_group("or one Python layer").add_argument
+    add("--module", help="its Python module")
+    add("--layer", help="its class")
+    text = f"shape (default: {size}) and what it holds: {draws}; called bottom0, bottom1, ..."
+    add("--bottom", type=readable(bottom), metavar="[SHAPE:]DRAW", help=text, **many)
+    add("--param-str", help="its param_str")
+    add("--loss-weight", type=float, help="its loss_weight (default: 1)")
 
     add = command.add_argument_group("the check").add_argument
-    add("--phase", choices=["TRAIN", "TEST"], default="TRAIN", help="default: %(default)s")
-    add("--only", action="append", default=[], metavar="NAME", help="this blob or layer only")
-    add(
-        "--label",
-        action="append",
-        default=[],
-        metavar="BLOB",
-        help="a blob that takes no gradient, whatever it holds: it must be zero",
-    )
-    add(
-        "--samples",
-        type=int,
-        default=default.samples,
-        metavar="N",
-        help="elements to check one by one in a blob that has more (default: %(default)s)",
-    )
-    add(
-        "--step",
-        type=float,
-        default=default.step,
-        help="to start from; noise raises it and curvature lowers it (default: %(default)s)",
-    )
-    add(
-        "--threshold",
-        type=float,
-        default=default.threshold,
-        help="the relative error that is allowed (default: %(default)s)",
-    )
-    add(
-        "--kink",
-        type=float,
-        metavar="X",
-        help="leave out elements whose absolute value is within one step of X",
-    )
+    add("--phase", choices=["TRAIN", "TEST"], default="TRAIN", help="default: TRAIN")
+    add("--only", metavar="NAME", help="this blob or layer only", **many)
+    add("--only-python", action="store_true", help="the Python layers only")
+    add("--label", metavar="BLOB", help="a blob whose gradient must be zero, if any", **many)
+    add("--samples", type=int, metavar="N", help="elements to check one by one (by their number)")
+    text = "to start from; noise raises it, curvature and kinks lower it (default: %(default)s)"
+    add("--step", type=float, default=default.step, help=text)
+    text = "the relative error that is allowed (default: %(default)s)"
+    add("--threshold", type=float, default=default.threshold, help=text)
+    text = "leave out elements of bottoms that are within a step of X or -X"
+    add("--kink", type=float, metavar="X", help=text)
     add("--seed", type=int, default=default.seed, help="of all draws (default: %(default)s)")
     add("--json", action="store_true", help="print JSON instead of the table")
-    return command
 
-
-def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
-    command = parser()
     arguments = command.parse_args(argv)
-    if not arguments.net and not (arguments.module and arguments.layer and arguments.bottom):
-        command.error("give NET.prototxt; or --module, --layer and a --bottom for each bottom")
+    if not arguments.net and not (arguments.module and arguments.layer):
+        command.error("give NET.prototxt; or --module and --layer, and a --bottom for each bottom")
     for name in LAYER_OPTIONS if arguments.net else NET_OPTIONS:
         if getattr(arguments, name):
             owner = "net" if arguments.net else "layer"
             command.error(f"--{name.replace('_', '-')} is not for a {owner}")
-    for name in "samples", "step", "threshold":
-        if not getattr(arguments, name) > 0:
-            command.error(f"--{name} must be positive; it is {getattr(arguments, name)}")
     return arguments
 
 
@@ -176,43 +134,38 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 
 def run(arguments: argparse.Namespace) -> Tuple[Optional[Report], str]:
-    """The report; or None, and what went wrong."""
+    """The report; or None, and what went wrong in one line."""
     os.environ.setdefault("GLOG_minloglevel", "2")  # Caffe reads it when it is imported
+    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what layers print is not the report
     try:
         return check(arguments), ""
-    except Exception as error:
-        innermost = traceback.extract_tb(error.__traceback__)[-1].filename
-        is_own = os.path.dirname(innermost) == os.path.dirname(os.path.abspath(__file__))
-        return None, str(error) if is_own else traceback.format_exc()
+    except (Exception, SystemExit) as error:
+        text = " ".join(str(error).split())
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        folder, file_name = os.path.split(frame.filename)
+        if isinstance(error, ValueError) and folder == os.path.dirname(os.path.abspath(__file__)):
+            return None, text
+        where = f"(in {frame.name}, {file_name}:{frame.lineno})"
+        return None, f"{type(error).__name__}: {text} {where}"
 
 
 def check(arguments: argparse.Namespace) -> Report:
+    names = [name for name in Options._fields if name != "progress"]
+    options = Options(**{name: getattr(arguments, name) for name in names}, progress=progress_bar)
+    options.require_sensible()
+    np.random.seed(options.seed)  # for layers that draw parameters in setup
+    given = arguments.phase, options.seed
     if arguments.net:
-        net = nets.load_net(arguments.net, arguments.phase, arguments.force_backward)
-        given: Dict[str, Given] = dict.fromkeys(net.inputs, "normal")
-        given.update(arguments.input)
+        net = nets.load_net(arguments.net, *given, arguments.force_backward, arguments.weights)
+        inputs = {**dict.fromkeys(net.inputs, "normal"), **dict(arguments.input)}
     else:
-        net = nets.python_layer_net(
-            arguments.module,
-            arguments.layer,
-            [shape for shape, _ in arguments.bottom],
-            arguments.param_str or "",
-            1 if arguments.loss_weight is None else arguments.loss_weight,
-            arguments.phase,
-        )
-        given = {name: given for name, (_, given) in zip(net.inputs, arguments.bottom)}
-    return check_gradients(
-        net,
-        given,
-        arguments.label,
-        arguments.only,
-        samples=arguments.samples,
-        step=arguments.step,
-        threshold=arguments.threshold,
-        kink=arguments.kink,
-        seed=arguments.seed,
-        progress=progress_bar,
-    )
+        shapes, draws = zip(*(arguments.bottom or [bottom("normal")] * 2))
+        weight = 1 if arguments.loss_weight is None else arguments.loss_weight
+        layer = arguments.module, arguments.layer, shapes, arguments.param_str or "", weight
+        net = nets.python_layer_net(*layer, *given)
+        inputs = dict(zip(net.inputs, draws))
+    chosen = arguments.label, arguments.only, arguments.only_python
+    return check_gradients(net, inputs, *chosen, **options._asdict())
 
 
 def progress_bar(measurements: Iterable[Any], name: str) -> Iterable[Any]:

@@ -1,15 +1,18 @@
-"""A layer of a net as a function: the sum of cotangent times top, and its gradient.
+"""A layer of a net as a function of its bottoms and parameters, and the gradient it computes.
 
 Each layer is checked by itself, as Caffe's GradientChecker does: what is wrong is then known by
 the layer, and neither the rounding nor the kinks of the layers above get in the way.
 """
 
 import contextlib
-from typing import Any, Callable, Dict, Iterator, List, NamedTuple, Optional
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
 Arrays = Dict[str, np.ndarray]
+
+# Random cotangents keep away from 0, where an output would not count.
+SMALLEST_COTANGENT, LARGEST_COTANGENT = 0.5, 1.5
 
 
 class Variable(NamedTuple):
@@ -21,10 +24,10 @@ class Variable(NamedTuple):
 
 
 class LayerFunction:
-    """The weighted loss of one layer, as a function of its bottoms and parameters.
+    """The tops of one layer as a function; its gradient is that of cotangent times tops.
 
-    The cotangent of a top that is a loss is its loss weight; another top gets random numbers.
-    The bottoms must hold the data at which the layer is checked.
+    The cotangent of a top that is a loss is its loss weight; another top gets random numbers. The
+    bottoms must hold the data at which the layer is checked.
     """
 
     def __init__(self, net: Any, layer: str, seed: int) -> None:
@@ -32,88 +35,140 @@ class LayerFunction:
 
         self.set_random_seed = caffe.set_random_seed
         self.net = net
-        self.layer = layer
+        self.name = layer
+        self.layer = net.layer_dict[layer]
+        self.index = list(net._layer_names).index(layer)
         self.seed = seed
-        self.is_python = net.layer_dict[layer].type == "Python"
+        self.is_python = self.layer.type == "Python"
         self.bottoms = [
             Variable(name_in_prototxt(net, name), net.blobs[name], index)
             for index, name in enumerate(net.bottom_names[layer])
         ]
-        blobs = net.layer_dict[layer].blobs
-        self.variables = self.bottoms + [
-            Variable(f"{layer}[{index}]", blobs[index], None) for index in range(len(blobs))
-        ]
+        blobs = self.layer.blobs
+        self.parameters = [Variable(f"{layer}[{i}]", blobs[i], None) for i in range(len(blobs))]
+        self.variables = self.bottoms + self.parameters
         self.origin = {each.name: each.blob.data.copy() for each in self.variables}
-        self.forward(self.origin)
-        self.tops = [net.blobs[name] for name in net.top_names[layer]]
-        # Not the numbers that the inputs are drawn from.
-        random = np.random.RandomState([seed, 1])
+        self.all_tops = [net.blobs[name] for name in net.top_names[layer]]
         weights = [net.blob_loss_weights[name] for name in net.top_names[layer]]
-        self.cotangents = [
-            np.full(tuple(top.shape), weight, np.float64)
-            if any(weights)
-            else random.normal(size=tuple(top.shape))
-            for top, weight in zip(self.tops, weights)
-        ]
+        # A top beside a loss does not count.
+        counts = [bool(weight) or not any(weights) for weight in weights]
+        self.tops = [top for top, count in zip(self.all_tops, counts) if count]
+        random = np.random.RandomState([seed, 1])  # not the numbers that the inputs are drawn from
+        sizes = [top.count for top in self.tops]
+        self.cotangent = random.uniform(SMALLEST_COTANGENT, LARGEST_COTANGENT, sum(sizes))
+        self.cotangent *= random.choice([-1.0, 1.0], sum(sizes))
+        if any(weights):
+            self.cotangent = np.repeat([weight for weight in weights if weight], sizes)
+        self.flags: Optional[Sequence[bool]] = None  # for backward, instead of propagate_down
+        self.misdeeds: Dict[str, Set[str]] = {each.name: set() for each in self.variables}
 
     @property
     def loss_weight(self) -> Optional[float]:
         """That of a layer with one scalar top; top[0].diff holds it."""
-        return float(self.cotangents[0]) if self.cotangents[0].size == 1 else None
+        return float(self.cotangent[0]) if self.cotangent.size == 1 else None
 
-    def forward(self, point: Arrays) -> None:
+    def outputs(
+        self, point: Arrays, change: Optional[Tuple[Variable, np.ndarray, np.ndarray]] = None
+    ) -> np.ndarray:
+        """The elements of all tops that count; `change` adds to some elements of a variable."""
         # All of the point, each time: an in-place layer has overwritten its bottom, and BatchNorm
         # its parameters. The seed makes Dropout and the like draw the same numbers again.
-        for variable in self.variables:
-            variable.blob.data[...] = point[variable.name]
+        for each in self.variables:
+            each.blob.data[...] = point[each.name]
+        if change:
+            variable, elements, amounts = change
+            variable.blob.data.reshape(-1)[elements] += amounts
         self.set_random_seed(self.seed)
-        self.net.forward(start=self.layer, end=self.layer)
+        self.net._forward(self.index, self.index)
+        return np.concatenate([top.data.ravel() for top in self.tops]).astype(np.float64)
 
-    def value(self, point: Arrays) -> float:
-        self.forward(point)
-        return float(sum((c * top.data).sum() for c, top in zip(self.cotangents, self.tops)))
-
-    def rounding(self) -> float:
-        """The distance between neighbouring values that float32 tops leave to the function."""
-        ulps = [c * np.spacing(np.abs(top.data)) for c, top in zip(self.cotangents, self.tops)]
-        return float(np.sqrt(sum((ulp**2).sum() for ulp in ulps)))
-
-    def along(self, variable: Variable, direction: np.ndarray) -> Callable[[float], float]:
-        """The function of t when t times the direction is added to the variable."""
-        origin = self.origin[variable.name]
-        return lambda t: self.value({**self.origin, variable.name: origin + t * direction})
-
-    def gradient(self, point: Arrays, scale: float = 1, fill: float = 0) -> Arrays:
+    def gradient(
+        self, point: Arrays, cotangent: Optional[np.ndarray] = None, fill: Optional[Arrays] = None
+    ) -> Arrays:
         """What forward and backward leave in the diffs of the variables.
 
-        The tops' diffs are scale times the cotangents. The bottoms' diffs hold `fill` before
-        backward, which should make no difference.
+        Before forward the diffs hold `fill`, or zero. What else the two do goes to `misdeeds`.
         """
-        self.net.clear_param_diffs()
-        for bottom in self.bottoms:
-            bottom.blob.diff[...] = fill
-        # After fill, as Caffe's HingeLoss leaves notes for its backward in the bottom's diff.
-        self.forward(point)
+        for each in self.variables:
+            each.blob.diff[...] = 0
+        # A blob that is two bottoms of the layer holds its fill once.
+        first = {each.name: each for each in reversed(self.variables)}
+        for name, values in (fill or {}).items():
+            first[name].blob.diff[...] = values
+        # After fill, as a loss may leave its gradient, or notes, in the bottom's diff in forward.
+        self.outputs(point)
+        self.note_changed_bottoms("forward", point)
         # After fill, too: the diff of an in-place or reshaped top is that of its bottom.
-        for top, cotangent in zip(self.tops, self.cotangents):
-            top.diff[...] = scale * cotangent
-        self.net.backward(start=self.layer, end=self.layer)
+        self.set_top_diffs(self.cotangent if cotangent is None else cotangent)
+        given = [top.diff.copy() for top in self.all_tops]
+        before = [bottom.blob.diff.copy() for bottom in self.bottoms]
+        self.run_backward()
+        self.note_changed_bottoms("backward", point)
+        self.note_changed_top_diffs(given)
+        self.note_unasked_gradients(before)
         gradient: Arrays = {}
-        for variable in self.variables:  # one blob may be several bottoms
-            diff = variable.blob.diff.astype(np.float64)
-            gradient[variable.name] = gradient.get(variable.name, 0) + diff
+        for each in self.variables:  # one blob may be several bottoms
+            diff = each.blob.diff.astype(np.float64)
+            gradient[each.name] = gradient.get(each.name, 0) + diff
         return gradient
 
-    def propagate_down(self) -> List[bool]:
-        """What Caffe passes to the backward of this Python layer; nothing if it is not called."""
-        passed: List[bool] = []
-        layer = self.net.layer_dict[self.layer]
-        layer.backward = lambda top, propagate_down, bottom: passed.extend(propagate_down)
+    def set_top_diffs(self, cotangent: np.ndarray) -> None:
+        for top in self.all_tops:
+            top.diff[...] = 0
+        parts = np.split(cotangent, np.cumsum([top.count for top in self.tops])[:-1])
+        for top, part in zip(self.tops, parts):
+            top.diff[...] = part.reshape(top.diff.shape)
+
+    def note_changed_bottoms(self, when: str, point: Arrays) -> None:
+        in_place = {address(top.data) for top in self.all_tops}
+        for name, blob, _ in self.bottoms:
+            expected = np.asarray(point[name], dtype=blob.data.dtype).tobytes()  # also for NaN
+            if address(blob.data) not in in_place and blob.data.tobytes() != expected:
+                self.misdeeds[name].add(f"{when} changes the data of this bottom")
+
+    def note_changed_top_diffs(self, given: List[np.ndarray]) -> None:
+        shared = {address(bottom.blob.diff) for bottom in self.bottoms}
+        for index, (top, diff) in enumerate(zip(self.all_tops, given)):
+            if address(top.diff) not in shared and not np.array_equal(top.diff, diff):
+                misdeed = f"backward changes top[{index}].diff"
+                if self.loss_weight is not None:
+                    misdeed += ", where Caffe writes the loss_weight only once: changes add up"
+                for name in self.misdeeds:
+                    self.misdeeds[name].add(misdeed)
+
+    def note_unasked_gradients(self, before: List[np.ndarray]) -> None:
+        """What backward writes to bottoms that it is not asked for; zeros do no harm."""
+        flags = self.flags or [True] * len(self.bottoms)
+        asked = {address(each.blob.diff) for each, flag in zip(self.bottoms, flags) if flag}
+        for (name, blob, _), diff in zip(self.bottoms, before):
+            if address(blob.diff) not in asked and blob.diff[blob.diff != diff].any():
+                self.misdeeds[name].add(
+                    f"backward ignores propagate_down: it writes a gradient to this bottom for "
+                    f"propagate_down = {list(flags)}"
+                )
+
+    def run_backward(self, passed: Optional[List[bool]] = None) -> None:
+        """Has Caffe run the layer's backward, with `flags` where there are some; or, with a list
+        for what Caffe passes as propagate_down, has it only tell that."""
+        backward: Any = getattr(self.layer, "backward", None)
+
+        def replacement(top: Any, propagate_down: Any, bottom: Any) -> None:
+            if passed is None:
+                backward(top, self.flags, bottom)
+            else:
+                passed.extend(propagate_down)
+
+        if passed is not None or self.flags is not None:
+            self.layer.backward = replacement
         try:
-            self.net.backward(start=self.layer, end=self.layer)
+            self.net._backward(self.index, self.index)
         finally:
-            del layer.backward
-        return passed
+            vars(self.layer).pop("backward", None)
+
+
+def address(array: np.ndarray) -> int:
+    """Where the array lies: in-place and reshaping layers share memory between blobs."""
+    return int(array.__array_interface__["data"][0])
 
 
 def name_in_prototxt(net: Any, blob: str) -> str:

@@ -1,5 +1,8 @@
 """`python3 -m caffe_losses.class_counts` on data layers of real Caffe."""
 
+import os
+import pty
+import subprocess
 import sys
 
 import h5py
@@ -9,7 +12,7 @@ import pytest
 from caffe.proto import caffe_pb2
 from PIL import Image
 
-from support.processes import run
+from support.processes import ROOT, environment, run
 
 SOFTMAX = """
 layer { name: "score" type: "InnerProduct" bottom: "data" top: "score"
@@ -138,6 +141,44 @@ def test_the_weights_are_taken_by_the_layer(tmp_path):
     settings = parameters.parse("SomeLayer", text)
     loss, _ = losses.weighted_cross_entropy(np.zeros((4, 2)), np.eye(4, 2), **settings)
     assert settings == {"cls_weight": [3, 3]} and loss > 0
+
+
+def test_data_of_the_other_phase_may_be_missing(tmp_path):
+    hdf5_net(tmp_path, np.array([0, 1]), batch_size=2)
+    text = (tmp_path / "train.prototxt").read_text()
+    train, *others = text.splitlines()
+    train = train.replace("hdf5_data_param", "include { phase: TRAIN } hdf5_data_param")
+    test = train.replace("TRAIN", "TEST").replace("list.txt", "missing.txt")
+    write(tmp_path, "\n".join([train, test, *others]))
+    arguments = ["train.prototxt", "--blob", "label", "--batches", "1"]
+    table, _ = counted(class_counts(tmp_path, *arguments))
+    assert table[1:] == [["0", "1", "1", "0", "1"]]
+    done = class_counts(tmp_path, *arguments, "--phase", "TEST")
+    assert done.returncode == 2 and '"missing.txt" of the layer "data"' in done.stderr
+
+
+def test_a_terminal_shows_the_progress(tmp_path):
+    hdf5_net(tmp_path, np.array([0, 1]), batch_size=2)
+    terminal, other_end = pty.openpty()
+    command = [sys.executable, "-m", "caffe_losses.class_counts", "train.prototxt"]
+    subprocess.run(
+        [*command, "--blob", "label", "--batches", "7"],
+        cwd=str(tmp_path),
+        env=environment(),
+        stdout=subprocess.PIPE,
+        stderr=other_end,
+        check=True,
+        timeout=100,
+    )
+    assert b"label:   0%" in os.read(terminal, 10000)
+
+
+def test_it_counts_without_tqdm(tmp_path):
+    hdf5_net(tmp_path, np.array([0, 1]), batch_size=2)
+    (tmp_path / "tqdm.py").write_text("raise ImportError('no tqdm here')")
+    done = class_counts(tmp_path, "train.prototxt", "--blob", "label", python_path=[tmp_path, ROOT])
+    table, _ = counted(done)
+    assert table[1:] == [["0", "100", "100", "0", "1"]]
 
 
 def break_nothing(folder):

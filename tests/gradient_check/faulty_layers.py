@@ -185,11 +185,11 @@ class Transposed(MaskedEuclidean):
 
 class Stale(MaskedEuclidean):
     def forward(self, bottom, top):
-        self.previous = getattr(self, "difference", 0 * bottom[0].data)
+        self.previous = getattr(self, "difference", 0.0) * getattr(self, "mask", 0.0)
         super().forward(bottom, top)
 
     def gradient(self, loss_weight):
-        return loss_weight * self.mask * self.previous / self.images
+        return loss_weight * self.previous / self.images
 
 
 class Accumulates(MaskedEuclidean):
@@ -253,6 +253,134 @@ class SlightlyWrongAndNoisy(MaskedEuclidean):
 
     def gradient(self, loss_weight):
         return 1.005 * super().gradient(loss_weight)
+
+
+class ChangesTopDiff(MaskedEuclidean):
+    """Doubles top[0].diff, which Caffe writes once: each backward is twice the one before."""
+
+    def backward(self, top, propagate_down, bottom):
+        super().backward(top, propagate_down, bottom)
+        top[0].diff[0] *= 2
+
+
+class ForwardChangesBottom(MaskedEuclidean):
+    """Clears the prediction where it is masked, in place."""
+
+    def forward(self, bottom, top):
+        super().forward(bottom, top)
+        bottom[0].data[...] *= self.mask
+
+
+class BackwardChangesBottom(MaskedEuclidean):
+    """Takes the bottom's data for scratch memory."""
+
+    def backward(self, top, propagate_down, bottom):
+        bottom[0].data[...] = self.gradient(top[0].diff[0])
+        super().backward(top, propagate_down, bottom)
+
+
+class StaleNormaliser(MaskedEuclidean):
+    """Right but for backward, which divides by the sum of the previous mask."""
+
+    def forward(self, bottom, top):
+        self.previous_sum = getattr(self, "sum", 1.0)
+        super().forward(bottom, top)
+        self.sum = self.mask.sum()
+        top[0].data[0] *= self.images / self.sum
+
+    def gradient(self, loss_weight):
+        return loss_weight * self.mask * self.difference / self.previous_sum
+
+
+class StaleMask(MaskedEuclidean):
+    """Backward takes the mask that the layer saw before."""
+
+    def forward(self, bottom, top):
+        self.previous_mask = getattr(self, "mask", 0.0)
+        super().forward(bottom, top)
+
+    def gradient(self, loss_weight):
+        return loss_weight * self.previous_mask * self.difference / self.images
+
+
+class StaleForward(MaskedEuclidean):
+    """The loss, too, is divided by the sum of the previous mask."""
+
+    def forward(self, bottom, top):
+        previous = getattr(self, "sum", 1.0)
+        super().forward(bottom, top)
+        self.images, self.sum = previous, self.mask.sum()
+        top[0].data[0] = (self.mask * self.difference**2).sum() / (2 * previous)
+
+
+class MixedFlags(MaskedEuclidean):
+    """Asks for the flag of the other bottom."""
+
+    def backward(self, top, propagate_down, bottom):
+        super().backward(top, [propagate_down[i] for i in (1, 0, 2)], bottom)
+
+
+class IgnoresFlags(MaskedEuclidean):
+    def backward(self, top, propagate_down, bottom):
+        super().backward(top, [True] * 3, bottom)
+
+
+class FailingBackward(MaskedEuclidean):
+    def backward(self, top, propagate_down, bottom):
+        raise NotImplementedError("no backward yet")
+
+
+class ExitingForward(MaskedEuclidean):
+    """Ends the process where people want an error, as published layers do for a NaN."""
+
+    def forward(self, bottom, top):
+        super().forward(bottom, top)
+        raise SystemExit("loss is NaN")
+
+
+class WrongConstant(MaskedEuclidean):
+    """Four times too much: a constant, whatever the batch size is."""
+
+    def gradient(self, loss_weight):
+        return 4 * super().gradient(loss_weight)
+
+
+class OneThousandthOff(MaskedEuclidean):
+    """Below the threshold."""
+
+    def gradient(self, loss_weight):
+        return 1.0003 * super().gradient(loss_weight)
+
+
+class DoubledSum(caffe.Layer):
+    """Linear; the gradient is twice that of the sum."""
+
+    def setup(self, bottom, top):
+        pass
+
+    def reshape(self, bottom, top):
+        top[0].reshape(1)
+
+    def forward(self, bottom, top):
+        top[0].data[0] = bottom[0].data.sum()
+
+    def backward(self, top, propagate_down, bottom):
+        bottom[0].diff[...] = 2 * top[0].diff[0]
+
+
+class OverwritesParameterDiff(Shift):
+    def backward(self, top, propagate_down, bottom):
+        self.blobs[0].diff[...] = 0
+        super().backward(top, propagate_down, bottom)
+
+
+class ChecksParameters(MaskedEuclidean):
+    """Right, with a parameter that it insists on."""
+
+    def setup(self, bottom, top):
+        super().setup(bottom, top)
+        if self.param_str != "margin: 1":
+            raise ValueError(f"ChecksParameters: param_str must give the margin: {self.param_str}")
 
 
 # The faults of the published layers.
@@ -340,3 +468,103 @@ class PublishedChannelSum(MaskedEuclidean):
 class FaultyTanh(Tanh):
     def backward(self, top, propagate_down, bottom):
         bottom[0].diff[...] = top[0].diff * (1 - top[0].data)
+
+
+# Right layers that are awkward to check.
+
+
+class Loss(caffe.Layer):
+    """A loss of prediction and target, whose value and slope are in `pointwise`."""
+
+    def setup(self, bottom, top):
+        pass
+
+    def reshape(self, bottom, top):
+        top[0].reshape(1)
+
+    def forward(self, bottom, top):
+        x, t = (bottom[i].data.astype(np.float64) for i in range(2))
+        values, self.slope = self.pointwise(x, t)
+        self.slope /= len(x)
+        top[0].data[0] = values.sum() / len(x)
+
+    def backward(self, top, propagate_down, bottom):
+        if propagate_down[0]:
+            bottom[0].diff[...] = top[0].diff[0] * self.slope
+        if propagate_down[1]:
+            self.to_target(top, bottom)
+
+    def to_target(self, top, bottom):
+        bottom[1].diff[...] = 0
+
+
+class AbsoluteError(Loss):
+    """A kink at every target."""
+
+    def pointwise(self, x, t):
+        return np.abs(x - t), np.sign(x - t)
+
+    def to_target(self, top, bottom):
+        bottom[1].diff[...] = -top[0].diff[0] * self.slope
+
+
+class Hinge(Loss):
+    """A kink at 1 or -1, for labels 0 and 1."""
+
+    def pointwise(self, x, t):
+        sign = 2 * t - 1
+        return np.maximum(0, 1 - sign * x), np.where(sign * x < 1, -sign, 0)
+
+
+class WeakClass(Loss):
+    """Positions of class 1 weigh a ten thousandth of those of class 0."""
+
+    weight = 1e-4
+
+    def pointwise(self, x, t):
+        weights = np.where(t > 0, self.weight, 1)
+        return weights * x**2 / 2, weights * x
+
+
+class RefusesLabels(AbsoluteError):
+    """As Caffe's losses do for labels."""
+
+    def to_target(self, top, bottom):
+        raise Exception("Layer cannot backpropagate to label inputs.")
+
+
+class GradientInForward(AbsoluteError):
+    """Its forward leaves the gradient in the bottom's diff, and backward scales it."""
+
+    def pointwise(self, x, t):
+        return (x - t) ** 2 / 2, x - t
+
+    def forward(self, bottom, top):
+        super().forward(bottom, top)
+        bottom[0].diff[...] = self.slope
+
+    def backward(self, top, propagate_down, bottom):
+        if propagate_down[0]:
+            bottom[0].diff[...] *= top[0].diff[0]
+        if propagate_down[1]:
+            self.to_target(top, bottom)
+
+
+class WeakClassMissing(WeakClass):
+    def backward(self, top, propagate_down, bottom):
+        super().backward(top, propagate_down, bottom)
+        positive = np.broadcast_to(bottom[1].data > 0, bottom[0].shape)
+        bottom[0].diff[positive] = 0
+
+
+class WeakerClassMissing(WeakClassMissing):
+    weight = 1e-5
+
+
+class WeakChannelMissing(Loss):
+    def pointwise(self, x, t):
+        weights = np.ones_like(x)
+        weights[:, 1] = 1e-4
+        slope = weights * x
+        slope[:, 1] = 0
+        return weights * x**2 / 2, slope

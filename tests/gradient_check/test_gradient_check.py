@@ -12,7 +12,7 @@ import pytest
 from caffe import layers as L
 
 from caffe_losses.gradient_check import assert_gradients, check_gradients, main
-from caffe_losses.gradient_check.derivative import derivative, noise_level
+from caffe_losses.gradient_check.measurement import derivative, noise_level
 from caffe_losses.gradient_check.nets import net_of, python_layer_net
 
 SHAPE = (2, 3, 4, 4)
@@ -134,6 +134,33 @@ def test_kink_leaves_elements_out():
     assert rows(report)["a"].checked == 2
 
 
+def test_kink_leaves_out_no_parameters():
+    spec = caffe.NetSpec()
+    spec.x = an_input(4, 8)
+    spec.ip = L.InnerProduct(spec.x, num_output=8, **WEIGHTS)  # its bias starts at 0
+    report = assert_gradients(net(spec), {"x": "normal"}, kink=0)
+    assert rows(report)["ip[1]"].checked == 8
+
+
+def test_an_element_whose_outputs_all_cross_a_kink_is_not_left_out():
+    """Else nothing would be compared with nothing."""
+    report = check_gradients(relu_at([1e-9, 1e-9, 1e-9]))
+    assert report.exit_status == 2
+    assert "too many kinks" in str(report)
+
+
+@pytest.mark.parametrize("layer", ["Tanh", "FaultyTanh"])
+def test_with_a_step_that_is_far_too_large_nothing_can_be_told(layer):
+    checked = python_layer_net("faulty_layers", layer, [SHAPE])
+    assert check_gradients(checked, {"bottom0": "normal"}, step=100).exit_status == 2
+
+
+def test_what_is_left_out_altogether_cannot_be_told():
+    report = check_gradients(relu_at([0.5, 2]), kink=0, step=100)
+    assert report.exit_status == 2
+    assert "every element is within a step of the kink and so left out" in str(report)
+
+
 def test_a_wrong_gradient_is_found_among_kinks():
     spec = caffe.NetSpec()
     spec.x = an_input(4, 8)
@@ -184,25 +211,75 @@ def test_class_labels_that_are_no_whole_numbers_are_refused():
         check_gradients(checked, {"a": "normal", "b": "normal"})
 
 
+@pytest.mark.parametrize(
+    "shape, fields, numbers, message",
+    [
+        ((6, 5), {}, [0, 1, 2, 3, 4, 5], "label holds 5, and the classes are 0 to 4"),
+        ((6, 5), {}, [0, 1, 2, 3, 4, -1], "label holds -1"),
+        ((2, 3, 5), {"softmax_param": {"axis": 2}}, [[0, 1, 2], [3, 4, 5]], "holds 5"),
+        ((6, 5), {"loss_param": {"ignore_label": 255}}, [0, 1, 2, 3, 4, 254], "holds 254"),
+    ],
+)
+def test_classes_that_there_are_not_are_refused(shape, fields, numbers, message):
+    spec = caffe.NetSpec()
+    spec.x, spec.label = an_input(*shape), an_input(*np.shape(numbers))
+    spec.loss = L.SoftmaxWithLoss(spec.x, spec.label, **fields)
+    inputs = {"x": "normal", "label": np.array(numbers)}
+    with pytest.raises(ValueError, match=message):
+        check_gradients(net(spec), inputs)
+    inputs["label"][inputs["label"] == 254] = 255
+    inputs["label"][(inputs["label"] < 0) | (inputs["label"] == 5)] = 4
+    assert_gradients(net(spec), inputs)
+
+
+def test_indices_beyond_an_embedding_are_refused():
+    spec = caffe.NetSpec()
+    spec.x = an_input(2, 9)
+    spec.embed = L.Embed(spec.x, input_dim=7, num_output=3, loss_weight=1)
+    inputs = {"x": np.arange(18).reshape(2, 9) % 8}
+    with pytest.raises(ValueError, match="x holds 7, and the classes are 0 to 6"):
+        check_gradients(net(spec, force_backward=False), inputs)
+
+
 # Faults, and what is said of them.
 
 FAULTS = [
-    ("MissingNormaliser", "bottom0", "every element is 2 times.* division by N .2. is missing"),
-    ("DoubledNormaliser", "bottom0", "is 0.5 times .* division by N .2. too many"),
-    ("CountNormaliser", "bottom0", "is 0.010417 times .* division by the count .96. too many"),
-    ("ValidNormaliser", "bottom0", "division by the number of valid elements .* too many"),
+    (
+        "MissingNormaliser",
+        "bottom0",
+        "every element is 2 times.*candidates: a missing division by N .2.; a constant 2",
+    ),
+    (
+        "DoubledNormaliser",
+        "bottom0",
+        "is 0.5 times .*candidates: a division too many by N .2.; a constant 0.5",
+    ),
+    (
+        "CountNormaliser",
+        "bottom0",
+        "is 0.010417 times .*; what fits is a division too many by the count .96.",
+    ),
+    (
+        "ValidNormaliser",
+        "bottom0",
+        "what fits is a division too many by the number of elements with a gradient",
+    ),
     (
         "IgnoresLossWeight",
         "bottom0",
         "ignores top.0..diff.*every element is 2 times.*1 / loss_weight",
     ),
-    ("LossWeightTwice", "bottom0", "top.0..diff twice.*is 0.5 times.*loss_weight, applied twice"),
+    (
+        "LossWeightTwice",
+        "bottom0",
+        "top.0..diff twice.*is 0.5 times.*loss_weight .0.5., applied twice",
+    ),
     ("SignFlipped", "bottom0", "sign flipped: every element is -1 times"),
     ("AllZero", "bottom0", "all zero, where the numeric gradient goes up to"),
     ("NeverWritten", "bottom0", "backward never writes this diff"),
     ("FirstImageWritten", "bottom0", "leaves 48 of 96 elements .* unwritten.*zero only in image 1"),
     ("ChannelDoubled", "bottom0", "2 times the numeric one only in channel 1"),
-    ("UnmaskedGradient", "bottom0", "not zero, as it should be, only where bottom2 is 0"),
+    ("UnmaskedGradient", "bottom0", "not zero as they should be only where bottom2 is 0"),
     ("ZeroWhereMasked", "bottom0", "zero only where bottom2 is 0"),
     ("Transposed", "bottom0", "transposed: .* axes in the order 0, 1, 3, 2"),
     ("Stale", "bottom0", "stale: it is the gradient of the previous bottoms"),
@@ -221,6 +298,27 @@ FAULTS = [
     ("PublishedChannels", "bottom0", "zero only in channel 2"),
     ("PublishedNoTargetGradient", "bottom1", "all zero"),
     ("PublishedChannelSum", "bottom0", "96 of 96 elements are wrong, in no pattern"),
+    ("ChangesTopDiff", "bottom0", r"backward changes top\[0\].diff, where .* changes add up"),
+    ("ForwardChangesBottom", "bottom0", "forward changes the data of this bottom"),
+    ("BackwardChangesBottom", "bottom0", "backward changes the data of this bottom"),
+    (
+        "StaleNormaliser",
+        "bottom0",
+        "stale: .* a gradient [0-9.]+ times as large; a normaliser, mask or the like",
+    ),
+    ("StaleMask", "bottom0", "stale: .* another gradient; a normaliser, mask or the like"),
+    ("StaleForward", "bottom0", "stale: forward depends on the bottoms and labels"),
+    (
+        "MixedFlags",
+        "bottom0",
+        r"mixes up propagate_down: for \[True, False, False\] .* for \[True, True, True\]",
+    ),
+    (
+        "IgnoresFlags",
+        "bottom1",
+        r"ignores propagate_down: .* for propagate_down = \[True, False, False\]",
+    ),
+    ("WrongConstant", "bottom0", "every element is 4 times .*; what fits is a constant 4"),
 ]
 
 
@@ -231,6 +329,8 @@ def test_a_fault_is_named(layer, blob, finding):
     row = rows(report)[blob]
     assert row.verdict == "WRONG"
     assert re.search(finding, " ".join(row.findings))
+    assert ",," not in str(report)
+    assert " 1 times" not in str(report)
 
 
 @pytest.mark.parametrize("layer", ["MissingNormaliser", "DoubledNormaliser", "SignFlipped"])
@@ -249,7 +349,8 @@ def test_published_cross_entropy_ignores_loss_weight_and_gives_labels_a_gradient
     checked = python_layer_net("faulty_layers", "PublishedSigmoidCrossEntropy", [SHAPE] * 2)
     found = rows(check_gradients(checked, {"bottom0": "normal", "bottom1": "binary"}))
     assert "ignores top[0].diff" in found["bottom0"].findings[0]
-    assert "a label or mask that gets a gradient" in found["bottom1"].findings[0]
+    assert "ignores propagate_down" in found["bottom1"].findings[0]
+    assert "a label or mask that gets a gradient" in found["bottom1"].findings[1]
 
 
 def test_published_broadcasting_is_found():
@@ -292,6 +393,61 @@ def test_the_layer_below_a_fault_is_not_blamed():
     assert [row.layer for row in report.rows if row.verdict == "WRONG"] == ["fault"]
 
 
+def test_a_linear_layer_is_not_called_stale():
+    checked = python_layer_net("faulty_layers", "DoubledSum", [(3, 5)])
+    report = check_gradients(checked, {"bottom0": "normal"})
+    assert "every element is 2 times the numeric one; what fits is a constant 2" in str(report)
+    assert "stale" not in str(report)
+
+
+def test_an_overwritten_parameter_diff_is_found():
+    checked = python_layer_net("faulty_layers", "OverwritesParameterDiff", [SHAPE])
+    found = rows(check_gradients(checked, {"bottom0": "normal"}))
+    assert found["bottom0"].verdict == "ok"
+    assert found["OverwritesParameterDiff[0]"].findings == [
+        "backward overwrites the parameter's diff; Caffe accumulates there, over iter_size and "
+        "over layers that share the parameter"
+    ]
+
+
+@pytest.mark.parametrize(
+    "layer, finding",
+    [
+        ("WeakClassMissing", "zero where bottom1 is 1, by the scale of these elements together"),
+        ("WeakerClassMissing", "zero where bottom1 is 1"),
+        ("WeakChannelMissing", "zero in channel 1"),
+    ],
+)
+def test_a_weak_class_or_channel_without_a_gradient_is_found(layer, finding):
+    checked = python_layer_net("faulty_layers", layer, [(3, 5, 7, 11), (3, 1, 7, 11)])
+    report = check_gradients(checked, {"bottom0": "normal", "bottom1": "binary"})
+    assert re.search(finding, " ".join(rows(report)["bottom0"].findings))
+
+
+def test_a_factor_below_the_threshold_is_not_found():
+    assert_gradients(masked_net("OneThousandthOff"), MASKED)
+
+
+def test_backward_may_refuse_labels():
+    checked = python_layer_net("faulty_layers", "RefusesLabels", [(3, 5)] * 2)
+    inputs = {"bottom0": "normal", "bottom1": "binary"}
+    found = rows(assert_gradients(checked, inputs))
+    assert (found["bottom0"].verdict, found["bottom1"].verdict) == ("ok", "skipped")
+    assert found["bottom1"].findings == [
+        "backward refuses to compute a gradient here: Exception: Layer cannot backpropagate to "
+        "label inputs."
+    ]
+    # A label of any numbers, if it is named or not the first bottom.
+    inputs = {"bottom0": "normal", "bottom1": "normal"}
+    assert_gradients(checked, inputs, labels=["bottom1"])
+    assert rows(assert_gradients(checked, inputs))["bottom1"].verdict == "skipped"
+
+
+def test_a_gradient_that_forward_leaves_in_the_diff_is_no_fault():
+    checked = python_layer_net("faulty_layers", "GradientInForward", [(3, 5)] * 2, loss_weight=0.5)
+    assert_gradients(checked, {"bottom0": "normal", "bottom1": "normal"})
+
+
 # Noise.
 
 
@@ -302,28 +458,54 @@ def test_a_verdict_that_noise_would_decide_is_refused():
     target[0, 0] = 1e6
     report = check_gradients(checked, {"a": "normal", "b": target}, only=["a"])
     assert report.exit_status == 2
-    assert "cannot tell: raise the step or shrink the net" in str(report)
+    assert "cannot tell: float32 rounding hides the gradient" in str(report)
+
+
+def scalar(function):
+    """The function as a layer with one output."""
+    return lambda t: np.array([function(t)], dtype=float)
+
+
+def derivative_of(function, noise, wanted):
+    return derivative(scalar(function), np.ones(1), 1e-2, np.array([noise]), wanted)
 
 
 @pytest.mark.parametrize("level", [1e-3, 1e-6])
 def test_the_noise_level_is_that_of_the_function(level):
     random = np.random.RandomState(0)
-    noise = noise_level(lambda t: np.exp(t) + level * random.normal(), 1e-2, rounding=0)
-    assert 0.3 * level < noise < 3 * level
+    noise = noise_level(scalar(lambda t: np.exp(t) + level * random.normal()), [1])
+    assert 0.3 * level < noise[0] < 3 * level
 
 
 @pytest.mark.parametrize("function, expected", [(np.exp, 1), (np.sin, 1), (lambda t: t**5 + t, 1)])
 def test_the_numeric_derivative_is_within_its_error(function, expected):
-    found = derivative(function, 1e-2, noise=1e-15, error=1e-9)
+    found = derivative_of(function, 1e-15, 1e-9)
     assert abs(found.value - expected) <= found.error <= 1e-7
+
+
+@pytest.mark.parametrize("kink", np.geomspace(1e-6, 0.05, 40))
+def test_the_error_covers_a_kink_anywhere(kink):
+    found = derivative_of(lambda t: t + 5 * max(0, t - kink), 1e-12, 0)
+    assert abs(found.value - 1) <= found.error
 
 
 def test_noise_raises_the_step_and_a_kink_lowers_it():
     random = np.random.RandomState(0)
-    noisy = derivative(lambda t: t + 1e-5 * random.normal(), 1e-2, noise=1e-5, error=1e-3)
+    noisy = derivative_of(lambda t: t + 1e-5 * random.normal(), 1e-5, 1e-3)
     assert noisy.error < 1e-3
-    kinked = derivative(lambda t: t + 5 * max(0, t - 6e-3), 1e-2, noise=1e-12, error=1e-6)
+    kinked = derivative_of(lambda t: t + 5 * max(0, t - 6e-3), 1e-12, 1e-6)
     assert abs(kinked.value - 1) < 1e-6
+
+
+def test_outputs_that_cross_a_kink_are_left_out():
+    outputs = np.arange(200.0)
+
+    def relus(t):
+        return np.maximum(0, t + np.where(outputs < 5, 1e-3, 1) * (outputs - 2))
+
+    found = derivative(relus, np.ones(200), 1e-2, np.full(200, 1e-9), 1e-3)
+    assert set(found.left_out) == set(range(5))
+    assert abs(found.value - 195) < 1e-3
 
 
 # The net, and what there is to check in it.
@@ -381,6 +563,15 @@ def test_a_net_without_force_backward_is_checked_where_it_has_gradients():
         "ip": "ok",
         "t": "skipped",
     }
+
+
+def test_python_layers_can_be_checked_alone():
+    spec = caffe.NetSpec()
+    spec.x = an_input(4, 3)
+    spec.ip = L.InnerProduct(spec.x, num_output=3, **WEIGHTS)
+    spec.tanh = L.Python(spec.ip, module="faulty_layers", layer="Tanh")
+    report = check_gradients(net(spec), {"x": "normal"}, only_python=True)
+    assert [row.layer for row in report.rows] == ["tanh"]
 
 
 def test_a_net_without_gradients_is_refused():
@@ -472,7 +663,8 @@ def test_progress_is_told_of_every_measurement():
         return measurements
 
     report = check_gradients(masked_net(), MASKED, only=["bottom0"], progress=progress)
-    assert names == ["bottom0"] * report.rows[0].checked
+    row = report.rows[0]
+    assert names == ["bottom0"] * (row.checked + row.directions)
 
 
 def test_an_empty_bottom_is_refused():
@@ -557,6 +749,60 @@ def test_command_loads_inputs(prototxt, tmp_path, capfd):
     assert main(bottoms) == 0
 
 
+def test_command_draws_bottoms_whose_sizes_coincide_with_nothing(capfd):
+    layer = ["--module", "faulty_layers", "--layer", "MissingNormaliser"]
+    assert main(layer) == 1
+    printed = capfd.readouterr().out
+    assert "bottom1  3x5x7x11" in printed
+    assert "candidates: a missing division by N (3); a constant 3" in printed
+    bottoms = ["--bottom", "normal", "--bottom", "uniform", "--bottom", "3,1,7,11:binary"]
+    assert main([*layer, *bottoms, "--only", "bottom2"]) == 0
+
+
+def test_command_prints_the_same_for_the_same_seed(prototxt, capfd):
+    def printed(*arguments):
+        main([prototxt, "--input", "label=labels:4", "--force-backward", *arguments])
+        return capfd.readouterr().out
+
+    assert printed("--seed", "3") == printed("--seed", "3") != printed("--seed", "4")
+
+
+def test_command_checks_trained_weights(prototxt, tmp_path, capfd):
+    trained = caffe.Net(prototxt, caffe.TRAIN)
+    for i in range(2):
+        trained.params["ip"][i].data[...] = 0
+    weights = str(tmp_path / "trained.caffemodel")
+    trained.save(weights)
+    command = [prototxt, "--input", "label=labels:4", "--only", "loss"]
+    assert main([*command, "--weights", weights, "--json"]) == 0
+    (row, _) = json.loads(capfd.readouterr().out)["rows"]
+    # All scores are 0, and all probabilities 1/4.
+    assert abs(row["analytic"]) in (pytest.approx(0.25 / 6), pytest.approx(0.75 / 6))
+
+
+def test_command_takes_labels(capfd):
+    layer = ["--module", "faulty_layers", "--layer", "RefusesLabels", "--label", "bottom1"]
+    assert main(layer) == 0
+    assert re.search("bottom1 .* skipped", capfd.readouterr().out)
+
+
+def test_command_checks_python_layers_alone(prototxt, capfd):
+    assert main([prototxt, "--input", "label=labels:4", "--only-python"]) == 2
+    assert "Caffe computes no gradient here to check" in capfd.readouterr().err
+
+
+def test_command_prints_nothing_else_than_json(tmp_path, monkeypatch, capfd):
+    source = "import faulty_layers\nclass Chatty(faulty_layers.Tanh):\n"
+    source += "    def forward(self, bottom, top):\n"
+    source += "        print('forward')\n        super().forward(bottom, top)\n"
+    (tmp_path / "chatty.py").write_text(source)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    assert main(["--module", "chatty", "--layer", "Chatty", "--bottom", "2,3", "--json"]) == 0
+    captured = capfd.readouterr()
+    assert json.loads(captured.out)["passed"] is True
+    assert "forward" in captured.err
+
+
 def test_command_passes_its_options_on(capfd):
     layer = [*LAYER, "--layer", "MaskedEuclidean", "--json"]
     options = "--samples 5 --step 0.02 --threshold 0.01 --kink 0 --seed 3 --only bottom0".split()
@@ -573,7 +819,7 @@ def test_command_passes_its_options_on(capfd):
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "give NET.prototxt; or --module, --layer and a --bottom"),
+        ([], "give NET.prototxt; or --module and --layer, and a --bottom"),
         (["net.prototxt", "--loss-weight", "2"], "--loss-weight is not for a net"),
         ([*LAYER, "--layer", "L", "--force-backward"], "--force-backward is not for a layer"),
         (["--module", "m", "--layer", "L", "--bottom", "2,x"], "2,x: invalid literal"),
@@ -582,7 +828,7 @@ def test_command_passes_its_options_on(capfd):
             "'poisson' is no distribution",
         ),
         (["--module", "m", "--layer", "L", "--bottom", "none.npy"], "none.npy: .*No such file"),
-        (["net.prototxt", "--step", "0"], "--step must be positive; it is 0"),
+        (["net.prototxt", "--seed", "x"], "--seed: invalid int value: 'x'"),
         (["net.prototxt", "--input", "x"], "'' is no distribution"),
     ],
 )
@@ -593,34 +839,72 @@ def test_command_refuses_wrong_arguments(arguments, message, capfd):
     assert re.search(message, capfd.readouterr().err)
 
 
-def test_command_says_why_it_could_not_check(tmp_path, prototxt, capfd):
+@pytest.fixture
+def problem(capfd):
+    """What the command says of what it could not check: one line."""
+
     def problem(*arguments):
         assert main(list(arguments)) == 2
-        return capfd.readouterr().err
+        captured = capfd.readouterr()
+        assert captured.out == ""
+        (line,) = [line for line in captured.err.splitlines() if line.startswith("could not check")]
+        assert "Traceback" not in captured.err
+        return line
 
+    return problem
+
+
+def test_command_says_what_is_wrong_with_a_net(tmp_path, prototxt, problem):
     broken = tmp_path / "broken.prototxt"
     broken.write_text(PROTOTXT.replace("InnerProduct", "OuterProduct"))
-    assert "could not check: Caffe aborted" in problem(str(broken))
+    assert problem(str(broken)).startswith("could not check: Caffe aborted")
     broken.write_text(PROTOTXT.replace("num_output", "outputs"))
-    assert "could not check: Caffe aborted" in problem(str(broken))
-    assert f"could not check: {broken}:8:25" in problem(str(broken), "--force-backward")
-    assert "Could not open file none.prototxt" in problem("none.prototxt")
+    assert f"{broken}:8:25" in problem(str(broken))
+    assert "there is no file none.prototxt" in problem("none.prototxt")
+    assert "there is no file none.caffemodel" in problem(prototxt, "--weights", "none.caffemodel")
     assert "draw it as labels:K" in problem(prototxt)
-    assert "No module named 'no_such_module'" in problem(
-        "--module", "no_such_module", *LAYER[2:], "--layer", "L"
+    assert "label holds 5, and the classes are 0 to 3; draw it as labels:4" in problem(
+        prototxt, "--input", "label=labels:7"
     )
-    error_of_layer = problem(
-        "--module",
-        "faulty_layers",
-        "--layer",
-        "MaskedEuclidean",
-        "--bottom",
-        "2,3",
-        "--bottom",
-        "4,5",
+
+
+@pytest.mark.parametrize(
+    "option, value, message",
+    [
+        ("--step", "0", "step must be positive; it is 0.0"),
+        ("--samples", "0", "samples must be positive; it is 0"),
+        ("--threshold", "inf", "threshold must be positive; it is inf"),
+        ("--seed", "-1", "seed must be from 0 to 4294967295; it is -1"),
+    ],
+)
+def test_command_says_what_is_wrong_with_an_option(option, value, message, prototxt, problem):
+    assert message in problem(prototxt, option, value)
+
+
+def test_command_says_what_is_wrong_with_a_layer(tmp_path, monkeypatch, problem):
+    (tmp_path / "exiting_module.py").write_text("import sys\nsys.exit('no licence')\n")
+    (tmp_path / "broken_module.py").write_text("import caffe\n1 / 0\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+
+    def problem_of(module, layer, *arguments):
+        return problem("--module", module, *LAYER[2:], "--layer", layer, *arguments)
+
+    assert "No module named 'no_such_module'" in problem_of("no_such_module", "L")
+    assert "(SystemExit: no licence)" in problem_of("exiting_module", "L")
+    assert "(ZeroDivisionError: division by zero)" in problem_of("broken_module", "L")
+    assert "has no caffe.Layer Missing; it has MaskedEuclidean, " in problem_of(
+        "faulty_layers", "Missing"
     )
-    assert "in forward" in error_of_layer
-    assert "could not be broadcast together" in error_of_layer
+    rejected = problem_of("faulty_layers", "ChecksParameters", "--param-str", "margin: 2")
+    assert "param_str must give the margin: margin: 2 (in setup, faulty_layers.py:" in rejected
+    assert "NotImplementedError: no backward yet (in backward, faulty_layers.py:" in problem_of(
+        "faulty_layers", "FailingBackward"
+    )
+    assert "SystemExit: loss is NaN (in forward, faulty_layers.py:" in problem_of(
+        "faulty_layers", "ExitingForward"
+    )
+    mismatched = ["--layer", "MaskedEuclidean", "--bottom", "2,3", "--bottom", "4,5"]
+    assert "could not be broadcast together" in problem("--module", "faulty_layers", *mismatched)
 
 
 def test_command_runs_as_a_module():

@@ -3,20 +3,23 @@
 import caffe
 import numpy as np
 from caffe import layers as L
+from caffe import params as P
 
 from caffe_losses.gradient_check import check_gradients
 from caffe_losses.gradient_check.nets import net_of
 
-NETS = 216  # every other one faulty, so that each fault comes four times
+NETS = 74  # every other one faulty, so that each fault comes once
 
 FAULTY_LOSSES = (
     "MissingNormaliser DoubledNormaliser CountNormaliser ValidNormaliser IgnoresLossWeight "
     "LossWeightTwice SignFlipped AllZero NeverWritten FirstImageWritten ChannelDoubled "
     "UnmaskedGradient ZeroWhereMasked Transposed Stale Accumulates AccumulatesInside "
     "RandomBackward MaskGetsGradient NotFinite OneElementWrong PublishedWeightedEuclidean "
-    "PublishedImages PublishedNoTargetGradient PublishedChannelSum"
+    "PublishedImages PublishedNoTargetGradient PublishedChannelSum ChangesTopDiff "
+    "ForwardChangesBottom BackwardChangesBottom StaleNormaliser StaleMask StaleForward "
+    "MixedFlags IgnoresFlags WrongConstant"
 ).split()
-FAULTY_HIDDEN_LAYERS = "FaultyTanh ShiftWithoutParameterGradient".split()
+FAULTY_HIDDEN_LAYERS = "FaultyTanh ShiftWithoutParameterGradient OverwritesParameterDiff".split()
 
 
 def python_layer(layer, *bottoms, **fields):
@@ -35,8 +38,12 @@ def hidden_layer(random, bottom, is_image):
         "ReLU": lambda: L.ReLU(bottom, in_place=bool(random.randint(2))),
         "Tanh": lambda: python_layer("Tanh", bottom),
         "Shift": lambda: python_layer("Shift", bottom),
+        "Maximum": lambda: L.Eltwise(bottom, L.Sigmoid(bottom), operation=P.Eltwise.MAX),
     }
     if is_image:
+        kinds["Pooling"] = lambda: L.Pooling(
+            bottom, pool=random.randint(2), kernel_size=3, stride=1, pad=1
+        )
         kinds["Convolution"] = lambda: L.Convolution(
             bottom, num_output=3, kernel_size=3, pad=1, weight_filler=filler, bias_filler=filler
         )
@@ -76,7 +83,7 @@ def random_net(random, fault):
     """A net of up to three layers and a loss, with its inputs filled; the fault is one of them."""
     # Some faults are none unless every image has positions of both kinds.
     is_image = fault in FAULTY_LOSSES or bool(random.randint(2))
-    size = tuple(random.randint(2, 4, size=2)) if is_image else ()
+    size = tuple(random.randint(2, 7, size=2)) if is_image else ()
     shape = (random.randint(2, 4), 3, *size)
     spec = caffe.NetSpec()
     top = spec.x = an_input(shape)

@@ -1,0 +1,212 @@
+"""What a layer does when it is called again, after other bottoms, or asked for less.
+
+Many faults show here without a numeric derivative.
+"""
+
+from typing import Dict, List, NamedTuple, Optional, Set, Tuple
+
+import numpy as np
+
+from caffe_losses.gradient_check.layer_function import Arrays, LayerFunction
+
+# Two gradients of one layer at one point differ by this share of the largest where several threads
+# sum in another order; two forwards by a tenth of it.
+SAME_GRADIENT, SAME_FORWARD = 1e-4, 1e-5
+DRAWS = 10  # of another batch, until the sum of each bottom is another
+NEAR = 5e-3  # two factors are the same within this share
+
+ANOTHER_EACH_TIME = "backward gives another gradient each time for the same bottoms"
+
+
+class Gradients(NamedTuple):
+    """What backward computes for one blob under different circumstances."""
+
+    is_parameter: bool
+    marker: float
+    previous: np.ndarray  # for other bottoms
+    analytic: np.ndarray  # right after these
+    again: np.ndarray  # once more, with `marker` in the diff before
+    third: np.ndarray  # and once more
+    doubled: np.ndarray  # with the diffs of the tops doubled
+
+
+def other_bottoms(function: LayerFunction) -> Arrays:
+    """Another batch of the same kind: images and positions drawn from these with repetition, so
+    that counts of labels and sums of masks change, too."""
+    other = dict(function.origin)
+    for draw in range(DRAWS):
+        for bottom in function.bottoms:
+            array = function.origin[bottom.name]
+            axes = [axis for axis in range(array.ndim) if axis != 1 and array.shape[axis] > 1]
+            for axis in axes:
+                size = array.shape[axis]
+                # The same for bottoms that belong together.
+                random = np.random.RandomState([function.seed, 2, draw, axis])
+                array = array.take(random.randint(size, size=size), axis=axis)
+            other[bottom.name] = array if axes else np.roll(array, 1)
+        if all(
+            other[each.name].sum() != function.origin[each.name].sum() for each in function.bottoms
+        ):
+            break
+    return other
+
+
+def forward_faults(function: LayerFunction, other: Arrays) -> Tuple[str, str]:
+    """That forward depends on more than its bottoms: on the previous ones, or on chance."""
+    function.outputs(other)
+    outputs = [function.outputs(function.origin) for repetition in range(3)]
+    if not np.isfinite(outputs).all():
+        raise ValueError(
+            f"layer {function.name}: its top is not finite for these bottoms, so there is no "
+            f"gradient to check"
+        )
+    tolerance = SAME_FORWARD * np.abs(outputs).max()
+    if not close(outputs[1], outputs[2], tolerance):
+        values = ", ".join(f"{each @ function.cotangent:.8g}" for each in outputs)
+        return "", f"the forward is not deterministic: three for the same bottoms give {values}"
+    if not close(outputs[0], outputs[1], tolerance):
+        return "stale: forward depends on the bottoms and labels that the layer saw before", ""
+    return "", ""
+
+
+def choose_flags(function: LayerFunction, asked: List[bool], labels: Set[str]) -> str:
+    """Has backward asked for all that Caffe asks for or, if it raises an error, for less.
+
+    What training nets ask for is less by the labels, or the first bottom alone; the gradients must
+    be the same. Returns the error.
+    """
+    without_labels = [
+        flag and each.name not in labels for flag, each in zip(asked, function.bottoms)
+    ]
+    first_alone = [flag and index == 0 for index, flag in enumerate(asked)]
+    found, errors = [], []
+    for flags in asked, without_labels, first_alone:
+        if any(flags):
+            function.flags = flags
+            try:
+                found.append((flags, function.gradient(function.origin)))
+            except Exception as error:
+                errors.append(error)
+    if not found:
+        raise errors[0]
+    function.flags, expected = found[0]
+    for flags, gradient in found[1:]:
+        for flag, (name, _, _) in zip(flags, function.bottoms):
+            tolerance = SAME_GRADIENT * np.abs(expected[name]).max()
+            if flag and not close(gradient[name], expected[name], tolerance):
+                function.misdeeds[name].add(
+                    f"backward mixes up propagate_down: for {flags} it gives this bottom another "
+                    f"gradient than for {function.flags}"
+                )
+    return f"{type(errors[0]).__name__}: {errors[0]}" if errors else ""
+
+
+def all_gradients(function: LayerFunction, other: Arrays) -> Dict[str, Gradients]:
+    function.gradient(other)
+    # A gradient that lags one step behind is that of the other bottoms both times.
+    found = [function.gradient(other), function.gradient(function.origin)]
+    markers: Arrays = {}
+    for name, gradient in found[1].items():
+        # As large as the gradient, so that float32 holds the sum of both.
+        largest = np.float32(2 * np.abs(gradient).max())
+        markers[name] = largest if 0 < largest < np.inf else np.float32(1)
+    found += [function.gradient(function.origin, fill=markers), function.gradient(function.origin)]
+    found += [function.gradient(function.origin, 2 * function.cotangent)]
+    return {
+        name: Gradients(bottom is None, float(markers[name]), *(each[name] for each in found))
+        for name, _, bottom in function.variables
+    }
+
+
+def habits(gradients: Gradients) -> List[str]:
+    """Faults of backward that show without a numeric derivative."""
+    bad = np.argwhere(~np.isfinite(gradients.analytic))
+    if bad.size:
+        first = ", ".join(map(str, bad[0]))
+        value, count = gradients.analytic[tuple(bad[0])], gradients.analytic.size
+        return [f"{len(bad)} of {count} elements are not finite, the first ({value}) at ({first})"]
+    use_of_diff = adds_to_parameter if gradients.is_parameter else writes_bottom
+    finding = use_of_diff(gradients) or repeats(gradients) or follows_top_diff(gradients)
+    return [finding] if finding else []
+
+
+def adds_to_parameter(gradients: Gradients) -> Optional[str]:
+    first, again = gradients.third, gradients.again
+    if not first.any() or not close(again, first, SAME_GRADIENT * np.abs(first).max()):
+        return None
+    return (
+        "backward overwrites the parameter's diff; Caffe accumulates there, over iter_size and "
+        "over layers that share the parameter"
+    )
+
+
+def writes_bottom(gradients: Gradients) -> Optional[str]:
+    first, again, marker = gradients.third, gradients.again, gradients.marker
+    tolerance = SAME_GRADIENT * np.abs(first).max()
+    untouched = (again == marker) & (first == 0)
+    if untouched.all():
+        return "backward never writes this diff: it holds what it held before"
+    if first.any() and close(again, first + marker, tolerance):
+        return "accumulates: backward adds to what the diff held before"
+    if untouched.any() and close(again, np.where(untouched, marker, first), tolerance):
+        return (
+            f"backward leaves {untouched.sum()} of {untouched.size} elements of the diff "
+            f"unwritten: they hold what they held before"
+        )
+    return None
+
+
+def repeats(gradients: Gradients) -> Optional[str]:
+    """Whether the bottoms alone decide about the gradient, not what the layer saw before."""
+    first, third = gradients.analytic, gradients.third
+    second = gradients.again - (gradients.marker if gradients.is_parameter else 0)
+    tolerance = SAME_GRADIENT * np.abs([first, second, third]).max()
+    if close(first, third, tolerance):
+        return None if close(first, second, tolerance) else ANOTHER_EACH_TIME
+    if not close(second, third, tolerance):
+        growth = proportion(second, first)
+        if growth is None:
+            return ANOTHER_EACH_TIME
+        return (
+            f"accumulates from call to call: the second backward gives {growth:.4g} times the first"
+        )
+    if close(first, gradients.previous, tolerance):
+        return "stale: it is the gradient of the previous bottoms"
+    factor = proportion(first, third)
+    found = "another gradient" if factor is None else f"a gradient {factor:.4g} times as large"
+    return (
+        f"stale: right after other bottoms and labels backward gives {found}; a normaliser, mask "
+        f"or the like is that of the previous bottoms"
+    )
+
+
+def follows_top_diff(gradients: Gradients) -> Optional[str]:
+    """Whether the gradient doubles when the diffs of the tops do."""
+    once, doubled = gradients.third, gradients.doubled
+    if close(doubled, 2 * once, SAME_GRADIENT * np.abs(once).max()):
+        return None
+    factor = proportion(doubled, once)
+    if factor is not None and is_near(factor, 1):
+        return (
+            "backward ignores top[0].diff: the gradient stays the same when that is doubled, so it "
+            "is right for one loss_weight only"
+        )
+    if factor is not None and is_near(factor, 4):
+        return "backward multiplies by top[0].diff twice: doubling that makes the gradient 4 times"
+    return "the gradient is not proportional to top[0].diff"
+
+
+def close(left: np.ndarray, right: np.ndarray, tolerance: float) -> bool:
+    return bool((np.abs(left - right) <= tolerance).all())
+
+
+def is_near(left: float, right: float) -> bool:
+    return abs(left - right) <= NEAR * abs(right)
+
+
+def proportion(left: np.ndarray, right: np.ndarray) -> Optional[float]:
+    """The factor that makes left of right, if there is one."""
+    if not right.any():
+        return None
+    factor = float((left * right).sum() / (right**2).sum())
+    return factor if close(left, factor * right, SAME_GRADIENT * np.abs(left).max()) else None
