@@ -99,7 +99,7 @@ def test_a_wrong_param_str_is_an_error_that_names_the_layer(layer, param_str):
 )
 def test_a_value_that_a_parameter_may_not_have_is_an_error_that_names_both(layer, key):
     junk = [
-        value for value in ("imgae", True, -1e39, []) if not layer.parameters[key].allows(value)
+        value for value in ("imgae", True, -1e39, -0.5, []) if not layer.parameters[key].allows(value)
     ]
     assert junk
     for value in junk:
