@@ -198,7 +198,8 @@ def assert_numbers_agree(shown: str, printed: str, where: str) -> None:
     is can be a matter of rounding: if that place is another one, so are the values there.
     """
     pattern = re.escape(MEASURED.sub("MEASURED", shown.strip())).replace(r"\.\.\.", "(?:.|\n)*?")
-    pattern = re.sub(r"(?:\\?\s)+", r"\\s+", pattern).replace("MEASURED", f"({MEASURED.pattern})")
+    pattern = re.sub(r"(?:\\?\s)+", r"\\s+", pattern)
+    pattern = pattern.replace("MEASURED", f"({MEASURED.pattern})")
     found = re.fullmatch(pattern, printed.strip())
     assert found, f"{where}\n--- shown:\n{shown}\n--- printed:\n{printed}"
     same_place = True
