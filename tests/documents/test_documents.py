@@ -231,7 +231,8 @@ TESTS_OF_ROWS = [*TESTS_OF_LOSSES, "tests/examples/test_prototxt.py", "tests/pac
 def test_with_the_loss_of_the_recipe_the_tests_of_losses_pass(engine, paths, checkout):
     """Its own cases, and the tests of all layers at once; others run outside of the copy as well."""
     chosen = "QuantileLossLayer or test_prototxt or test_package or several_losses"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *paths, "-k", chosen]
+    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *paths]
+    command += ["-k", chosen]
     done = run(command, checkout, checkout, timeout=900, CAFFE_LOSSES_ENGINE=engine)
     assert done.returncode == 0, done.stdout[-10000:]
     collected = run([*command, "--collect-only"], checkout, checkout).stdout
