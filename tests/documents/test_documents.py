@@ -229,7 +229,7 @@ TESTS_OF_ROWS = [*TESTS_OF_LOSSES, "tests/examples/test_prototxt.py", "tests/pac
 
 @pytest.mark.parametrize("engine, paths", [("numba", TESTS_OF_ROWS), ("numpy", TESTS_OF_LOSSES)])
 def test_with_the_loss_of_the_recipe_the_tests_of_losses_pass(engine, paths, checkout):
-    """Its own cases, and the tests of all layers at once; others run outside of the copy as well."""
+    """Its own cases and the tests of all layers at once; all others run outside of the copy."""
     chosen = "QuantileLossLayer or test_prototxt or test_package or several_losses"
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", *paths]
     command += ["-k", chosen]
