@@ -55,7 +55,7 @@ def test_loss_and_gradients_are_those_of_the_formula(row):
     assert_matches(row, loss_net(layer_of(row), inputs), inputs)
 
 
-AXES = [(7,), (4, 3), (1, 3, 6), (3, 3, 2, 2, 3), (5, 3, 1, 7)]
+AXES = [(1, 1), (7,), (4, 3), (1, 3, 6), (3, 3, 2, 2, 3), (5, 3, 1, 7)]
 
 
 @rows_with_shapes(ROWS, AXES)

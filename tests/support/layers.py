@@ -233,6 +233,7 @@ LAYERS = [
                 wrong=above_1,
                 mistakes=[
                     Mistake(255, "divide a mask of 0 and 255 by 255"),
+                    Mistake(1.5, "divide a mask of 0 and 255 by 255"),
                     Mistake(255, "negative label"),
                     Mistake(np.nan, "negative label"),
                 ],
@@ -254,6 +255,7 @@ LAYERS = [
                 wrong=outside_0_to_1,
                 mistakes=[
                     Mistake(255, "divide a mask of 0 and 255 by 255"),
+                    Mistake(1.5, "divide a mask of 0 and 255 by 255"),
                     Mistake(-1, 'set "ignore_label": -1'),
                     Mistake(254, 'set "ignore_label": 254', {"ignore_label": 255}),
                     Mistake(np.nan, "expected 0 to 1"),
