@@ -9,7 +9,7 @@ FloatingPointError for a NaN or an infinity and for a loss or gradient that floa
 """
 
 import math
-from typing import Any, Mapping, Optional, Sequence, Tuple
+from typing import Any, Mapping, Optional, Sequence
 
 import numpy as np
 
@@ -19,15 +19,19 @@ from caffe_losses.checks import (
     Shape,
     batch_channel_position,
     batch_size,
+    positions_of,
     product,
+    raise_for_fractions,
     raise_for_labels,
     require_mask,
+    require_number_for_each_channel,
     require_same_layout,
     require_same_shape,
 )
 from caffe_losses.formulas import half_squared_error, sigmoid_cross_entropy
 from caffe_losses.loops.counting import count
 from caffe_losses.loss import Evaluation, loss
+from caffe_losses.overlap_losses import dice, tversky
 from caffe_losses.parameters import (
     CHECK_LABELS,
     REQUIRED,
@@ -106,12 +110,6 @@ def weighted_euclidean(
     return evaluation.pointwise(half_squared_error, prediction, target, weights)
 
 
-def positions_of(mask: np.ndarray, shape: Tuple[int, int, int]) -> np.ndarray:
-    """A mask as (N, C, S), or as (N, 1, S) where it has one value for all channels."""
-    batch, channels, positions = shape
-    return mask.reshape(batch, channels if mask.size == product(shape) else 1, positions)
-
-
 def check_labelled(name: str, settings: Mapping[str, Any], score: Shape, label: Shape) -> None:
     """Both have the same layout."""
     require_same_layout(name, "label", label, "score", score)
@@ -161,13 +159,7 @@ def check_weighted(
     require_same_layout(name, "label", label, "score", score)
     for shape in weight:
         require_mask(name, "weight", shape, "score", score)
-    channels = score[1] if len(score) > 1 else 1
-    numbers = len(settings["cls_weight"])
-    if numbers not in (1, channels):
-        raise ValueError(
-            f'{name}: parameter "cls_weight" has {numbers} numbers, the score of shape '
-            f"{score} {channels} channels; expected one number, or one for each channel"
-        )
+    require_number_for_each_channel(name, "cls_weight", settings["cls_weight"], "score", score)
 
 
 @loss(
@@ -216,21 +208,6 @@ def weighted_cross_entropy(
         label,
         uniform(1 / divisor, of_element, ignore_label),
         np.array(cls_weight, np.float32),
-    )
-
-
-def raise_for_fractions(name: str, label: np.ndarray, ignore_label: Optional[float]) -> None:
-    """Raises for labels that are neither from 0 to 1 nor ignored."""
-    wrong = ~((label >= 0) & (label <= 1 + LABEL_TOLERANCE))
-    if ignore_label is not None:
-        wrong &= label != np.float32(ignore_label)
-    raise_for_labels(
-        name,
-        label,
-        wrong,
-        "0 to 1",
-        f'set "ignore_label": {label[wrong][0]:.8g} if it marks elements to ignore, or scale the '
-        f"labels (divide a mask of 0 and 255 by 255)",
     )
 
 

@@ -16,9 +16,9 @@ BLOCK = 32 * ROW
 
 
 @functools.lru_cache(maxsize=64)
-def parts(count: int) -> List[Part]:
+def parts(count: int, each: int = PART) -> List[Part]:
     """The (start, stop) of the parts of so many elements."""
-    return [(start, min(start + PART, count)) for start in range(0, count, PART)]
+    return [(start, min(start + each, count)) for start in range(0, count, each)]
 
 
 @functools.lru_cache(maxsize=64)
@@ -34,6 +34,19 @@ def blocks(shape: Tuple[int, int, int]) -> List[Index]:
         for images in slices(batch, images_each)
         for some_positions in slices(positions, positions_each)
         for some_channels in slices(channels, channels_each)
+    ]
+
+
+@functools.lru_cache(maxsize=64)
+def whole_channel_blocks(shape: Tuple[int, int, int]) -> List[Index]:
+    """The indices of blocks with all channels of an (N, C, S) blob."""
+    batch, channels, positions = shape
+    positions_each = max(1, BLOCK // max(channels, 1))
+    images_each = max(1, positions_each // max(positions, 1))
+    return [
+        (images, slice(0, channels), some_positions)
+        for images in slices(batch, images_each)
+        for some_positions in slices(positions, positions_each)
     ]
 
 
