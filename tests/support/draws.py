@@ -64,3 +64,25 @@ tiny = Draw("tiny", [0, 0, -0.0, 1, 1, 1e-45, 1e-30])
 positive = Draw("positive", Interval(0, 2))
 with_minus_1 = Draw("with_minus_1", [-1, 0, 0, 0, 1, 0.5], ignored=-1)
 with_255 = Draw("with_255", [0, 0, 1, 255], ignored=255, ignore_label=255)
+
+
+def mask_or_classes(channels: int) -> Sequence[float]:
+    """0 and 1 for an element of one channel; the number of a class where it stands for several."""
+    return [0] * 7 + [1] * 3 if channels == 1 else range(channels)
+
+
+def soft_or_classes(channels: int) -> Any:
+    return Interval(0, 1) if channels == 1 else range(channels)
+
+
+probability = Draw("probability", Interval(0.01, 0.99))
+score_of_sigmoid = Draw("normal", Interval(-30, 30), normal.draw, activation="sigmoid")
+score_of_softmax = Draw("normal", Interval(-30, 30), normal.draw, activation="softmax")
+mask = Draw("mask", mask_or_classes)
+soft_mask = Draw("soft_mask", soft_or_classes)
+mask_with_255 = Draw(
+    "mask_with_255",
+    lambda channels: [*mask_or_classes(channels), 255],
+    ignored=255,
+    ignore_label=255,
+)

@@ -15,18 +15,32 @@ from support.draws import (
     Array,
     Draw,
     hard,
+    mask,
+    mask_with_255,
     mostly_one,
     normal,
     positive,
+    probability,
+    score_of_sigmoid,
+    score_of_softmax,
     soft,
+    soft_mask,
     sparse,
     tiny,
     with_255,
     with_minus_1,
 )
-from support.layouts import ELEMENTS, ELEMENTS_OR_POSITIONS, EXACTLY, Layout, Layouts, Shape
+from support.layouts import (
+    ELEMENTS,
+    ELEMENTS_OR_POSITIONS,
+    EXACTLY,
+    MASKS_OR_CLASSES,
+    Layout,
+    Layouts,
+    Shape,
+)
 from support.nets import python_layer
-from support.parameters import Axis, Number, NumberForEachChannel, Word
+from support.parameters import Axis, Boolean, Number, NumberForEachChannel, Word
 from support.tolerance import Tolerance
 
 Parameters = Dict[str, Any]
@@ -51,7 +65,8 @@ class Bottom(NamedTuple):
     draws_alone: Sequence[Draw] = ()  # where the optional bottoms are missing, if not `draws`
     # Elements that, all over an image, take it out of the loss.
     without_weight: Sequence[float] = ()
-    # Whether each element is one that raises ValueError, with these parameters and channels.
+    # Whether each element is one that raises ValueError, with these parameters; and for how many
+    # channels an element stands.
     wrong: Optional[Callable[[Array, Parameters, int], Array]] = None
     mistakes: Sequence[Mistake] = ()
 
@@ -87,11 +102,17 @@ class Layer(NamedTuple):
 
     def wrong_elements(self, inputs: Dict[str, Array], parameters: Parameters) -> bool:
         """Whether the layer must refuse an element of its bottoms."""
-        channels = channels_of(next(iter(inputs.values())).shape, parameters)
+        first = next(iter(inputs.values())).shape
         return parameters.get("check_labels") != "never" and any(
             bottom.wrong is not None
             and bottom.name in inputs
-            and np.any(bottom.wrong(inputs[bottom.name], parameters, channels))
+            and np.any(
+                bottom.wrong(
+                    inputs[bottom.name],
+                    parameters,
+                    channels_shared(inputs[bottom.name].shape, first, parameters),
+                )
+            )
             for bottom in self.bottoms
         )
 
@@ -110,6 +131,15 @@ def outside_0_to_1(label: Array, parameters: Parameters, channels: int) -> Array
     return ~right
 
 
+def no_mask_and_no_class(label: Array, parameters: Parameters, channels: int) -> Array:
+    if channels == 1:
+        return outside_0_to_1(label, parameters, channels)
+    wrong = ~np.isin(label, range(channels))
+    if "ignore_label" in parameters:
+        wrong &= label != np.float32(parameters["ignore_label"])
+    return wrong
+
+
 # What shapes go with parameters
 
 
@@ -118,8 +148,13 @@ def has_axis(first: Shape, parameters: Parameters) -> bool:
 
 
 def has_channel_for_each_weight(first: Shape, parameters: Parameters) -> bool:
-    weights = parameters["cls_weight"]
+    weights = parameters.get("cls_weight", parameters.get("class_weight"))
     return not isinstance(weights, list) or len(weights) in (1, channels_of(first, parameters))
+
+
+def has_channels_to_average(first: Shape, parameters: Parameters) -> bool:
+    has_foreground = parameters.get("background", True) or channels_of(first, parameters) != 1
+    return has_foreground and has_channel_for_each_weight(first, parameters)
 
 
 def axis_of(first: Shape, parameters: Parameters) -> int:
@@ -134,6 +169,12 @@ def channels_of(first: Shape, parameters: Parameters) -> int:
     return first[axis] if 0 <= axis < len(first) else 1
 
 
+def channels_shared(shape: Shape, first: Shape, parameters: Parameters) -> int:
+    """For how many channels of the first bottom an element of another one stands."""
+    is_shared = np.prod(shape) < np.prod(first)
+    return channels_of(first, parameters) if is_shared else 1
+
+
 # The table
 
 PREDICTION = Bottom("prediction", [normal], differentiable=True)
@@ -144,6 +185,42 @@ BALANCE = {
     "normalization": Word("WEIGHT", "BATCH_SIZE", "NONE", "FULL", "VALID"),
 }
 CHECK_LABELS = Word("always", "first", "never")
+MASK = Bottom(
+    "label",
+    [mask, mask_with_255, soft_mask],
+    MASKS_OR_CLASSES,
+    wrong=no_mask_and_no_class,
+    mistakes=[
+        Mistake(255, "divide a mask of 0 and 255 by 255"),
+        Mistake(-1, 'set "ignore_label": -1'),
+        Mistake(254, 'set "ignore_label": 254', {"ignore_label": 255}),
+        Mistake(np.nan, "expected 0 to 1"),
+    ],
+)
+OVERLAP = [
+    Bottom("prediction", [probability, score_of_sigmoid, score_of_softmax], differentiable=True),
+    MASK,
+    Bottom("weight", [positive], ELEMENTS_OR_POSITIONS, optional=True, without_weight=[0]),
+]
+OF_OVERLAP = {
+    "activation": Word("none", "sigmoid", "softmax"),
+    "reduce": Word("batch", "image"),
+    "smooth": Number(0.5, minimum=0),
+    "class_weight": NumberForEachChannel([1, 2, 0.5], minimum=0),
+    "ignore_label": Number(255),
+    "background": Boolean(True),
+}
+DICE = Layer(
+    "caffe_losses.layers",
+    "DiceLossLayer",
+    oracle.dice,
+    OVERLAP,
+    {**OF_OVERLAP, "squared": Boolean(False)},
+    takes=has_channels_to_average,
+    mean_over_images={"reduce": "image"},
+    overflows=None,
+    tolerance=tolerance.of_overlap,
+)
 
 LAYERS = [
     Layer("pylayerUtils", "EuclideanLossLayer", oracle.euclidean, [PREDICTION, TARGET]),
@@ -224,6 +301,24 @@ LAYERS = [
         {"axis": Axis(2, -1), "reduce": Word("axis", "tail")},
         takes=has_axis,
         tolerance=tolerance.of_sums,
+    ),
+    DICE,
+    DICE._replace(module="pylayerUtils", name="DiceCoefLossLayer"),
+    Layer(
+        "caffe_losses.layers",
+        "TverskyLossLayer",
+        oracle.tversky,
+        OVERLAP,
+        {
+            "alpha": Number(0.3, minimum=0),
+            "beta": Number(0.7, minimum=0),
+            "gamma": Number(0.75, 2, above=0),
+            **OF_OVERLAP,
+        },
+        takes=has_channels_to_average,
+        mean_over_images={"reduce": "image"},
+        overflows=None,
+        tolerance=tolerance.of_overlap,
     ),
 ]
 
@@ -354,9 +449,10 @@ def name_of(row: Row) -> str:
 def draw(row: Row, shape: Sequence[int], seed: int = 0) -> Dict[str, Array]:
     """Bottoms for a row, the first one of this shape."""
     state, first = np.random.RandomState(seed), tuple(shape)
-    axis, channels = axis_of(first, row.parameters), channels_of(first, row.parameters)
+    axis = axis_of(first, row.parameters)
+    shapes = {name: row.layouts[name](first, axis) for name in row.draws}
     return {
-        name: draw_one(state, row.layouts[name](first, axis), channels)
+        name: draw_one(state, shapes[name], channels_shared(shapes[name], first, row.parameters))
         for name, draw_one in row.draws.items()
     }
 

@@ -6,7 +6,8 @@ have one, for a loss_weight of 1. x is the prediction or score, t the target or 
 N the length of axis 0 (1 without axes), C that of axis 1.
 """
 
-from typing import Any, List, Optional, Tuple
+import functools
+from typing import Any, Callable, List, Optional, Tuple
 
 import numpy as np
 
@@ -80,6 +81,144 @@ def sigmoid_cross_entropy_weight(
         score, label, weight, cls_weight, normalization, ignore_label
     )
     return cross_entropy(score, *coefficients)
+
+
+def dice(
+    prediction: np.ndarray,
+    label: np.ndarray,
+    weight: Optional[np.ndarray] = None,
+    squared: bool = False,
+    smooth: float = 1,
+    **settings: Any,
+) -> Answer:
+    """L = mean of 1 - S over groups, S = (2 sum u p g + s) / (sum u p^k + sum u g^k + s)."""
+
+    def of_groups(p: np.ndarray, g: np.ndarray, u: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        k = 2 if squared else 1
+        D = of_group(u * p**k) + of_group(u * g**k) + smooth
+        # 1 - S without the difference of numbers that are nearly equal.
+        errors = (p - g) ** 2 if squared else p * (1 - g) + g * (1 - p)
+        L = quotient(of_group(u * errors), D)
+        return L, quotient(-u * (2 * g - (1 - L) * k * p ** (k - 1)), D)
+
+    return mean_over_groups(of_groups, prediction, label, weight, **settings)
+
+
+def tversky(
+    prediction: np.ndarray,
+    label: np.ndarray,
+    weight: Optional[np.ndarray] = None,
+    alpha: float = 0.5,
+    beta: float = 0.5,
+    gamma: float = 1,
+    smooth: float = 1,
+    **settings: Any,
+) -> Answer:
+    """L = mean of (1 - T)^gamma over groups, T = (TP + s) / (TP + alpha FP + beta FN + s)."""
+
+    def of_groups(p: np.ndarray, g: np.ndarray, u: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+        TP, FP, FN = of_group(u * p * g), of_group(u * p * (1 - g)), of_group(u * (1 - p) * g)
+        D = TP + alpha * FP + beta * FN + smooth
+        distance = quotient(alpha * FP + beta * FN, D)
+        T = 1 - distance
+        L, slope = bounded_power(distance, gamma)
+        dT = quotient(g * (distance + T * beta) - T * alpha * (1 - g), D)
+        return L, -slope * u * dT
+
+    return mean_over_groups(of_groups, prediction, label, weight, **settings)
+
+
+def of_group(terms: np.ndarray) -> np.ndarray:
+    """The sums over images and positions."""
+    return terms.sum(axis=(0, 2), keepdims=True)
+
+
+def quotient(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a / b, and 0 where b is 0."""
+    return np.where(b == 0, 0, a / np.where(b == 0, 1, b))
+
+
+@functools.partial(np.vectorize, otypes=[float, float])
+def bounded_power(z: float, gamma: float) -> Tuple[float, float]:
+    """z^gamma and its slope; below 1e-4 a z + b z^2 where the slope would grow without bound."""
+    end = 1e-4
+    if gamma == 1:
+        return z, 1.0
+    if gamma < 1 and z < end:
+        a, b = np.linalg.solve(
+            [[end, end**2], [1, 2 * end]], [end**gamma, gamma * end ** (gamma - 1)]
+        )
+        return a * z + b * z**2, a + 2 * b * z
+    z = max(z, 0)
+    return z**gamma, gamma * z ** (gamma - 1)
+
+
+def mean_over_groups(
+    of_groups: Callable[..., Tuple[np.ndarray, np.ndarray]],
+    prediction: np.ndarray,
+    label: np.ndarray,
+    weight: Optional[np.ndarray] = None,
+    activation: str = "none",
+    reduce: str = "batch",
+    class_weight: Any = 1,
+    ignore_label: Optional[float] = None,
+    background: bool = True,
+) -> Answer:
+    """The mean over channels, weighted, and images of a loss of p, g and the weights u of a group.
+
+    `of_groups` gives the losses of channels and their gradients to p.
+    """
+    if prediction.size == 0:
+        return nothing(prediction)
+    x = batch_channel_position(prediction)
+    N, C, S = x.shape
+    g, valid = one_hot(label, x.shape, ignore_label)
+    if activation == "softmax":
+        valid = valid.all(axis=1, keepdims=True)
+    u = valid * (np.ones(x.shape) if weight is None else for_each_element(weight, x.shape))
+    p = {"none": float64, "sigmoid": sigmoid, "softmax": softmax}[activation](x)
+    w = np.ones((1, C, 1)) * np.reshape(class_weight, (1, -1, 1))
+    w[:, : 0 if background else 1] = 0
+    groups = [slice(N)] if reduce == "batch" else [slice(n, n + 1) for n in range(N)]
+    share = w / ((w.sum() or 1) * len(groups))
+    loss, h = 0.0, np.zeros(x.shape)
+    for images in groups:
+        losses, gradients = of_groups(p[images], g[images], u[images])
+        loss += np.sum(share * losses)
+        h[images] = share * gradients
+    if activation == "sigmoid":
+        h *= sigmoid(x) * sigmoid(-x)
+    if activation == "softmax":
+        h = through_softmax(h, p)
+    return float(loss), [h.reshape(prediction.shape)]
+
+
+def one_hot(
+    label: np.ndarray, shape: Tuple[int, int, int], ignore_label: Optional[float]
+) -> Tuple[np.ndarray, np.ndarray]:
+    """The label of each element, made of class numbers where it has those, and which count."""
+    t = for_each_element(label, shape)
+    valid = np.ones(t.shape, dtype=bool)
+    if ignore_label is not None:
+        valid = t != np.float32(ignore_label)
+    if t.shape != shape:
+        t = 1.0 * (t == np.arange(shape[1]).reshape(1, -1, 1))
+    return np.where(valid, t, 0), valid
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    with np.errstate(under="ignore"):
+        e = np.exp(x - x.max(axis=1, keepdims=True))
+        return e / e.sum(axis=1, keepdims=True)
+
+
+def through_softmax(h: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """p_c sum_k p_k (h_c - h_k), in which nothing cancels but what must, where C is small."""
+    if p.shape[1] > 50:
+        return p * (h - np.sum(p * h, axis=1, keepdims=True))
+    difference = h[:, :, np.newaxis] - h[:, np.newaxis]
+    with np.errstate(under="ignore"):
+        return p * np.sum(p[:, np.newaxis] * difference, axis=2)
 
 
 def cross_entropy(score: np.ndarray, negative: np.ndarray, positive: np.ndarray) -> Answer:

@@ -28,19 +28,35 @@ class Word:
         return isinstance(value, str) and value in self.words
 
 
-class Number:
-    """A finite number."""
+class Boolean:
+    """True or false."""
 
     required = False
 
-    def __init__(self, *examples: float, minimum: float = -math.inf) -> None:
+    def __init__(self, default: bool) -> None:
+        self.examples = [not default]
+
+    def allows(self, value: Any) -> bool:
+        return isinstance(value, bool)
+
+
+class Number:
+    """A finite number, at least the minimum or above another number."""
+
+    required = False
+
+    def __init__(
+        self, *examples: float, minimum: float = -math.inf, above: float = -math.inf
+    ) -> None:
         self.examples = examples
         self.minimum = minimum
+        self.above = above
 
     def allows(self, value: Any) -> bool:
         if not is_number(value):
             return False
-        return -FLOAT32_MAX <= value <= FLOAT32_MAX and value >= self.minimum
+        is_finite = -FLOAT32_MAX <= value <= FLOAT32_MAX
+        return is_finite and value >= self.minimum and value > self.above
 
 
 class NumberForEachChannel(Number):

@@ -46,3 +46,24 @@ def of_sums(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> T
     loss, gradients = of_answer(answer, *bottoms, **parameters)
     total = sum(float(np.sum(np.abs(array), dtype=np.float64)) for array in bottoms)
     return loss + 1e-12 * total**2, [error + 1e-13 * total for error in gradients]
+
+
+def of_overlap(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> Tolerance:
+    """Relative to the loss and to the largest element of the gradient.
+
+    Where sums of probabilities may cancel or are made of denormal numbers alone nothing is promised.
+    """
+    loss, (gradient,) = answer
+    prediction, _, *weights = bottoms
+    if prediction.size == 0:
+        return of_answer(answer, *bottoms)
+    are_probabilities = prediction.min() >= 0 and prediction.max() <= 1
+    is_positive = all(weight.min() >= 0 for weight in weights)
+    if not is_positive or not (are_probabilities or parameters.get("activation", "none") != "none"):
+        return np.inf, [np.full(gradient.shape, np.inf)]
+    if parameters.get("smooth", 1) < 1e-20:
+        return np.inf, [np.full(gradient.shape, np.inf)]
+    gamma = parameters.get("gamma", 1)
+    largest = np.abs(gradient).max() + SMALLEST * (1 + sum(weight.max() for weight in weights))
+    error = (1 + gamma) * (1e-5 * np.abs(gradient) + 2e-6 * largest)
+    return (1 + gamma) * 1e-6 * abs(loss) + SMALLEST, [error]
