@@ -203,7 +203,7 @@ def overlap_loss(
     weights = np.broadcast_to(np.array(class_weight, np.float64), shape[1:2]).copy()
     weights[: not background] = 0
     weights /= (weights.sum() or 1) * (images or 1)
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(all="ignore"):
         values, coefficients = of_groups(*np.rollaxis(groups, 2))
         coefficients = coefficients * (evaluation.loss_weight * weights)[:, np.newaxis]
         coefficients = coefficients.astype(np.float32)

@@ -62,6 +62,8 @@ def sums(activation: str, formula: Formula, masks: Masks) -> np.ndarray:
 
     They are not finite where a prediction or a weight is not, or where they overflow.
     """
+    if masks.prediction.size == 0:
+        return np.zeros((*masks.prediction.shape[:2], 3))
     result = loop(activation, formula).sums(masks)
     if not np.isfinite(result).all():
         result = sum_blocks(activation, formula, masks, np.float64)

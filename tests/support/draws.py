@@ -68,14 +68,14 @@ with_255 = Draw("with_255", [0, 0, 1, 255], ignored=255, ignore_label=255)
 
 def mask_or_classes(channels: int) -> Sequence[float]:
     """0 and 1 for an element of one channel; the number of a class where it stands for several."""
-    return [0] * 7 + [1] * 3 if channels == 1 else range(channels)
+    return [0] * 7 + [1] * 3 if channels == 1 else range(max(channels, 1))
 
 
 def soft_or_classes(channels: int) -> Any:
-    return Interval(0, 1) if channels == 1 else range(channels)
+    return Interval(0, 1) if channels == 1 else range(max(channels, 1))
 
 
-probability = Draw("probability", Interval(0.01, 0.99))
+probability = Draw("probability", Interval(1 / 64, 63 / 64))
 score_of_sigmoid = Draw("normal", Interval(-30, 30), normal.draw, activation="sigmoid")
 score_of_softmax = Draw("normal", Interval(-30, 30), normal.draw, activation="softmax")
 mask = Draw("mask", mask_or_classes)

@@ -206,7 +206,7 @@ OF_OVERLAP = {
     "activation": Word("none", "sigmoid", "softmax"),
     "reduce": Word("batch", "image"),
     "smooth": Number(0.5, minimum=0),
-    "class_weight": NumberForEachChannel([1, 2, 0.5], minimum=0),
+    "class_weight": NumberForEachChannel(2, [1, 2, 0.5], minimum=0),
     "ignore_label": Number(255),
     "background": Boolean(True),
 }
