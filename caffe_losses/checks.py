@@ -86,6 +86,17 @@ def require_mask(
         )
 
 
+def require_class_layout(layer: str, name: str, shape: Shape, reference: str, like: Shape) -> None:
+    """Raises unless a bottom has one class number for all channels of a position."""
+    one_channel = like[:1] + (1,) + like[2:]
+    no_channel = like[:1] + like[2:]
+    if shape not in (one_channel, no_channel):
+        raise ValueError(
+            f"{layer}: the {name} has shape {shape}; expected {one_channel} or {no_channel} (class "
+            f"numbers), to go with the {reference} of shape {like}"
+        )
+
+
 def require_number_for_each_channel(
     layer: str, key: str, numbers: Sequence[float], reference: str, like: Shape
 ) -> None:
@@ -137,7 +148,11 @@ def raise_for_fractions(name: str, label: np.ndarray, ignore_label: Optional[flo
 
 
 def require_class_numbers(
-    name: str, label: np.ndarray, classes: int, ignore_label: Optional[float]
+    name: str,
+    label: np.ndarray,
+    classes: int,
+    ignore_label: Optional[float],
+    fix: str = "give the net as many channels as there are classes",
 ) -> None:
     """Raises unless all labels are whole numbers below that of the classes, or ignored."""
     wrong = ~((label >= 0) & (label < classes) & (label == np.floor(label)))
@@ -149,8 +164,7 @@ def require_class_numbers(
             label,
             wrong,
             f"whole numbers from 0 to {classes - 1}",
-            f'set "ignore_label": {label[wrong][0]:.8g} if it marks positions to ignore, or give '
-            f"the net as many channels as there are classes",
+            f'set "ignore_label": {label[wrong][0]:.8g} if it marks what to ignore, or {fix}',
         )
 
 

@@ -15,11 +15,20 @@ from caffe_losses.checks import (
     batch_channel_position,
     positions_of,
     raise_for_fractions,
+    require_class_layout,
     require_class_numbers,
     require_mask,
     require_number_for_each_channel,
+    require_same_layout,
 )
 from caffe_losses.formulas import overlap, squared_overlap
+from caffe_losses.loops.by_rank import (
+    Errors,
+    by_rank,
+    set_hinge_margins,
+    set_softmax_margins,
+    take_derivatives_through_softmax,
+)
 from caffe_losses.loops.counting import count
 from caffe_losses.loops.overlap import Masks, sums, write_gradient
 from caffe_losses.loss import Evaluation, loss
@@ -188,7 +197,7 @@ def overlap_loss(
         prediction.reshape(shape),
         positions_of(label, shape),
         NO_ARRAY if weight is None else positions_of(weight, shape),
-        np.float32(np.nan if ignore_label is None else ignore_label),
+        or_nan(ignore_label),
     )
     if prediction.size:
         require_right_labels(evaluation.name, label, masks, ignore_label)
@@ -224,3 +233,109 @@ def require_right_labels(
         require_class_numbers(name, label, classes, ignore_label)
     elif count(label.reshape(1, 1, -1), (1, 1), 0, 1 + LABEL_TOLERANCE, ignore_label).wrong:
         raise_for_fractions(name, label, ignore_label)
+
+
+def check_binary(name: str, settings: Mapping[str, Any], score: Shape, label: Shape) -> None:
+    """Both have the same layout."""
+    require_same_layout(name, "label", label, "score", score)
+
+
+@loss(
+    "score",
+    "label",
+    check_shapes=check_binary,
+    per_image=Boolean(True),
+    ignore_label=Number(None),
+)
+def lovasz_hinge(
+    evaluation: Evaluation,
+    score: np.ndarray,
+    label: np.ndarray,
+    *,
+    per_image: bool,
+    ignore_label: Optional[float],
+) -> float:
+    """Lovász hinge, the mean over images and channels of the Lovász extension of the Jaccard loss.
+
+    score (N, C, ...), label (the same) of 0 and 1. The errors are 1 - (2 t - 1) x, where above 0.
+    """
+    shape = batch_channel_position(score.shape)
+    if score.size:
+        fix = "divide a mask of 0 and 255 by 255"
+        require_class_numbers(evaluation.name, label, 2, ignore_label, fix)
+    margins = margins_for(evaluation, shape)
+    labels = label.reshape(shape)
+    if not set_hinge_margins(margins, score.reshape(shape), labels, or_nan(ignore_label)):
+        return math.nan
+    errors = Errors(margins, labels, np.ones(shape[1], np.float32), np.float32(1))
+    losses, _ = by_rank(errors, 1 if per_image else shape[0])
+    (groups,) = evaluation.mean_over_ranks(len(losses))
+    weight = 1 / ((groups or 1) * max(shape[1], 1))
+    (factor,) = factors_of(evaluation, np.full(1, weight))
+    if evaluation.gradients:
+        margins *= factor
+    return float(losses.sum() * weight)
+
+
+def check_classes(name: str, settings: Mapping[str, Any], score: Shape, label: Shape) -> None:
+    """The label has one class number for all channels of a position."""
+    require_class_layout(name, "label", label, "score", score)
+
+
+@loss(
+    "score",
+    "label",
+    check_shapes=check_classes,
+    per_image=Boolean(False),
+    classes=Choice("present", "all", default="present"),
+    ignore_label=Number(None),
+)
+def lovasz_softmax(
+    evaluation: Evaluation,
+    score: np.ndarray,
+    label: np.ndarray,
+    *,
+    per_image: bool,
+    classes: str,
+    ignore_label: Optional[float],
+) -> float:
+    """Lovász softmax, the mean over classes of the Lovász extension of the Jaccard loss.
+
+    score (N, C, ...), label (N, 1, ...) or (N, ...) of class numbers. The errors are what the
+    softmax lacks of 1 for the class of the label, and the probabilities of all others.
+    """
+    shape = batch_channel_position(score.shape)
+    scores, labels = score.reshape(shape), label.reshape(shape[0], 1, shape[2])
+    if score.size:
+        require_class_numbers(evaluation.name, label, shape[1], ignore_label)
+    margins = margins_for(evaluation, shape)
+    if not set_softmax_margins(margins, scores, labels, or_nan(ignore_label)):
+        return math.nan
+    errors = Errors(margins, labels, np.arange(shape[1], dtype=np.float32), np.float32(0))
+    losses, positives = by_rank(errors, 1 if per_image else shape[0])
+    (groups,) = evaluation.mean_over_ranks(len(losses))
+    counts = positives > 0 if classes == "present" else np.ones_like(positives, bool)
+    weights = counts / (np.maximum(counts.sum(1, keepdims=True), 1) * (groups or 1))
+    if evaluation.gradients:
+        factors = factors_of(evaluation, weights)
+        take_derivatives_through_softmax(margins, scores, factors)
+    return float((losses * weights).sum())
+
+
+def margins_for(evaluation: Evaluation, shape: Tuple[int, int, int]) -> np.ndarray:
+    """An array for margins, which become the gradient: where that goes if it is wanted."""
+    gradient = evaluation.gradients[0] if evaluation.gradients else None
+    return np.empty(shape, np.float32) if gradient is None else gradient.reshape(shape)
+
+
+def factors_of(evaluation: Evaluation, weights: np.ndarray) -> np.ndarray:
+    """What derivatives are multiplied with, as float32; notes where that does not hold them."""
+    with np.errstate(all="ignore"):
+        factors = (weights * evaluation.loss_weight).astype(np.float32)
+    evaluation.gradient_overflows = not np.isfinite(factors).all()
+    return factors
+
+
+def or_nan(ignore_label: Optional[float]) -> np.float32:
+    """The ignore_label, or a NaN, which nothing equals."""
+    return np.float32(np.nan if ignore_label is None else ignore_label)

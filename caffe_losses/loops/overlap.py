@@ -26,7 +26,13 @@ from caffe_losses.loops.parts import (
 )
 from caffe_losses.loops.pointwise import part_of
 from caffe_losses.loops.rows import add, fill, ignore, multiply
-from caffe_losses.loops.softmax_rows import exponentials, set_probabilities, take_through_softmax
+from caffe_losses.loops.softmax import (
+    exponentials,
+    set_probabilities,
+    softmax,
+    take_through_softmax,
+    through_softmax,
+)
 from caffe_losses.loops.threads import for_each_part
 from caffe_losses.weights import NO_ARRAY
 
@@ -93,21 +99,6 @@ def loop(activation: str, formula: Formula) -> Loop:
 
 
 # NumPy
-
-
-def softmax(x: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The probabilities of each class and of all others, and which class has the largest score."""
-    is_top = np.arange(x.shape[1])[:, np.newaxis] == x.argmax(1)[:, np.newaxis]
-    e = np.exp(x - x.max(1, keepdims=True))
-    rest = np.where(is_top, ZERO, e).sum(1, keepdims=True)
-    others = np.where(is_top, rest, ONE + (rest - e))
-    return e / (ONE + rest), others / (ONE + rest), is_top
-
-
-def through_softmax(h: np.ndarray, p: np.ndarray, is_top: np.ndarray) -> np.ndarray:
-    """The gradient to the scores, of that to the probabilities; see `take_through_softmax`."""
-    h = h - np.where(is_top, h, ZERO).sum(1, keepdims=True)
-    return p * (h - (p * h).sum(1, keepdims=True))
 
 
 ELEMENTWISE = {

@@ -152,7 +152,7 @@ def test_a_class_number_that_no_class_has_is_named_with_its_place(name, wrong):
     found = f"{np.float32(wrong):.8g}"
     assert str(raised.value) == (
         f"{name}: the label is wrong in 1 of 70 elements, the first {found} at (1, 0, 2, 3); "
-        f'expected whole numbers from 0 to 2; set "ignore_label": {found} if it marks positions to '
+        f'expected whole numbers from 0 to 2; set "ignore_label": {found} if it marks what to '
         f"ignore, or give the net as many channels as there are classes"
     )
 

@@ -86,3 +86,18 @@ mask_with_255 = Draw(
     ignored=255,
     ignore_label=255,
 )
+
+
+def some_classes(channels: int) -> Sequence[float]:
+    return range(max(channels, 1))
+
+
+binary = Draw("binary", [0, 0, 0, 1])
+binary_with_255 = Draw("binary_with_255", [0, 0, 1, 255], ignored=255, ignore_label=255)
+classes = Draw("classes", some_classes)
+classes_with_255 = Draw(
+    "classes_with_255",
+    lambda channels: [*some_classes(channels), 255],
+    ignored=255,
+    ignore_label=255,
+)

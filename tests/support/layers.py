@@ -14,6 +14,10 @@ from support import oracle, tolerance
 from support.draws import (
     Array,
     Draw,
+    binary,
+    binary_with_255,
+    classes,
+    classes_with_255,
     hard,
     mask,
     mask_with_255,
@@ -35,6 +39,7 @@ from support.layouts import (
     ELEMENTS_OR_POSITIONS,
     EXACTLY,
     MASKS_OR_CLASSES,
+    POSITIONS,
     Layout,
     Layouts,
     Shape,
@@ -134,6 +139,14 @@ def outside_0_to_1(label: Array, parameters: Parameters, channels: int) -> Array
 def no_mask_and_no_class(label: Array, parameters: Parameters, channels: int) -> Array:
     if channels == 1:
         return outside_0_to_1(label, parameters, channels)
+    return no_class(label, parameters, channels)
+
+
+def not_0_or_1(label: Array, parameters: Parameters, channels: int) -> Array:
+    return no_class(label, parameters, 2)
+
+
+def no_class(label: Array, parameters: Parameters, channels: int) -> Array:
     wrong = ~np.isin(label, range(channels))
     if "ignore_label" in parameters:
         wrong &= label != np.float32(parameters["ignore_label"])
@@ -319,6 +332,53 @@ LAYERS = [
         mean_over_images={"reduce": "image"},
         overflows=None,
         tolerance=tolerance.of_overlap,
+    ),
+    Layer(
+        "caffe_losses.layers",
+        "LovaszHingeLossLayer",
+        oracle.lovasz_hinge,
+        [
+            SCORE,
+            Bottom(
+                "label",
+                [binary, binary_with_255],
+                wrong=not_0_or_1,
+                mistakes=[
+                    Mistake(255, "divide a mask of 0 and 255 by 255"),
+                    Mistake(-1, 'set "ignore_label": -1'),
+                    Mistake(0.5, "expected whole numbers from 0 to 1"),
+                ],
+            ),
+        ],
+        {"per_image": Boolean(True), "ignore_label": Number(255)},
+        overflows=None,
+    ),
+    Layer(
+        "caffe_losses.layers",
+        "LovaszSoftmaxLossLayer",
+        oracle.lovasz_softmax,
+        [
+            SCORE,
+            Bottom(
+                "label",
+                [classes, classes_with_255],
+                POSITIONS,
+                wrong=no_class,
+                mistakes=[
+                    Mistake(255, 'set "ignore_label": 255'),
+                    Mistake(3, "as many channels as there are classes"),
+                    Mistake(0.5, "expected whole numbers from 0 to 2"),
+                ],
+            ),
+        ],
+        {
+            "per_image": Boolean(False),
+            "classes": Word("present", "all"),
+            "ignore_label": Number(255),
+        },
+        mean_over_images={"per_image": True},
+        overflows=None,
+        tolerance=tolerance.of_ranks,
     ),
 ]
 

@@ -221,6 +221,86 @@ def through_softmax(h: np.ndarray, p: np.ndarray) -> np.ndarray:
         return p * np.sum(p[:, np.newaxis] * difference, axis=2)
 
 
+def lovasz_hinge(
+    score: np.ndarray,
+    label: np.ndarray,
+    per_image: bool = True,
+    ignore_label: Optional[float] = None,
+) -> Answer:
+    """The mean over images and channels of the Lovasz extension of the Jaccard loss of hinges."""
+    if score.size == 0:
+        return nothing(score)
+    x, t = batch_channel_position(score), batch_channel_position(label, score)
+    valid = np.ones(x.shape, bool) if ignore_label is None else t != np.float32(ignore_label)
+    groups = groups_of(x.shape, per_image)
+    loss, gradient = 0.0, np.zeros(x.shape)
+    for images in groups:
+        for c in range(x.shape[1]):
+            one = (images, c)
+            sign = np.where(t[one] == 1, 1, -1)
+            share = 1 / (len(groups) * x.shape[1])
+            value, derivative = lovasz_extension(1 - sign * x[one], t[one] == 1, valid[one])
+            loss += share * value
+            gradient[one] = -share * sign * derivative
+    return float(loss), [gradient.reshape(score.shape)]
+
+
+def lovasz_softmax(
+    score: np.ndarray,
+    label: np.ndarray,
+    per_image: bool = False,
+    classes: str = "present",
+    ignore_label: Optional[float] = None,
+) -> Answer:
+    """The mean over classes of the Lovasz extension of the Jaccard loss of |one-hot - p|."""
+    if score.size == 0:
+        return nothing(score)
+    x = batch_channel_position(score)
+    N, C, S = x.shape
+    t = label.reshape(N, S)
+    valid = np.ones(t.shape, bool) if ignore_label is None else t != np.float32(ignore_label)
+    p = softmax(x)
+    total = p.sum(axis=1)
+    groups = groups_of(x.shape, per_image)
+    loss, h = 0.0, np.zeros(x.shape)
+    for images in groups:
+        present = np.unique(t[images][valid[images]]).astype(int)
+        chosen = range(C) if classes == "all" else present
+        for c in chosen:
+            share = 1 / (len(groups) * len(chosen))
+            is_of_class = (t[images] == c) & valid[images]
+            error = np.where(is_of_class, total[images] - p[images, c], p[images, c])
+            value, derivative = lovasz_extension(error, is_of_class, valid[images])
+            loss += share * value
+            h[images, c] = share * np.where(is_of_class, -derivative, derivative)
+    return float(loss), [through_softmax(h, p).reshape(score.shape)]
+
+
+def groups_of(shape: Tuple[int, int, int], per_image: bool) -> List[slice]:
+    """The images whose errors are sorted together."""
+    return [slice(n, n + 1) for n in range(shape[0])] if per_image else [slice(shape[0])]
+
+
+def lovasz_extension(
+    error: np.ndarray, positive: np.ndarray, valid: np.ndarray
+) -> Tuple[float, np.ndarray]:
+    """Berman's definition: sum max(e, 0) dJ over descending errors, and the factor of each error.
+
+    J_i is 1 - intersection / union of the mask and one that is wrong in the first i elements.
+    """
+    e, is_positive = error[valid], positive[valid]
+    order = np.argsort(-e, kind="stable")
+    missed = np.cumsum(is_positive[order])
+    added = np.cumsum(~is_positive[order])
+    jaccard = 1 - quotient(is_positive.sum() - missed, is_positive.sum() + added)
+    factor = np.zeros(e.size)
+    factor[order] = np.diff(np.concatenate([[0], jaccard]))
+    factor[e <= 0] = 0
+    of_all = np.zeros(error.shape)
+    of_all[valid] = factor
+    return float(np.sum(e * factor)), of_all
+
+
 def cross_entropy(score: np.ndarray, negative: np.ndarray, positive: np.ndarray) -> Answer:
     """L = sum a sp(x) + b sp(-x), for the coefficients a of the negative and b of the positive."""
     x = batch_channel_position(score)

@@ -1,15 +1,36 @@
-"""The softmax over channels, row by row of positions, for compiled loops.
+"""The softmax over channels: of arrays, and row by row of positions for compiled loops.
 
 The class with the largest score is the top one. A probability near 1 is that of the top class, and
 what it lacks of 1 is worked out from the others, so that it is right however small it is.
 """
 
-from typing import Any
+from typing import Any, Tuple
 
 import numpy as np
 
 from caffe_losses.elementary import ONE, ZERO, exp, where
 from caffe_losses.loops.rows import fill
+
+
+# Of arrays (n, C, s)
+
+
+def softmax(x: np.ndarray) -> Tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The probabilities of each class and of all others, and which class has the largest score."""
+    is_top = np.arange(x.shape[1])[:, np.newaxis] == x.argmax(1)[:, np.newaxis]
+    e = np.exp(x - x.max(1, keepdims=True))
+    rest = np.where(is_top, ZERO, e).sum(1, keepdims=True)
+    others = np.where(is_top, rest, ONE + (rest - e))
+    return e / (ONE + rest), others / (ONE + rest), is_top
+
+
+def through_softmax(h: np.ndarray, p: np.ndarray, is_top: np.ndarray) -> np.ndarray:
+    """The gradient to the scores, of that to the probabilities; see `take_through_softmax`."""
+    h = h - np.where(is_top, h, ZERO).sum(1, keepdims=True)
+    return p * (h - (p * h).sum(1, keepdims=True))
+
+
+# Of rows
 
 
 def exponentials(
