@@ -290,11 +290,12 @@ def lovasz_extension(
     """
     e, is_positive = error[valid], positive[valid]
     order = np.argsort(-e, kind="stable")
-    missed = np.cumsum(is_positive[order])
-    added = np.cumsum(~is_positive[order])
-    jaccard = 1 - quotient(is_positive.sum() - missed, is_positive.sum() + added)
+    intersection = is_positive.sum() - is_positive[order].cumsum()
+    union = is_positive.sum() + (~is_positive[order]).cumsum()
+    jaccard = 1 - intersection / union
     factor = np.zeros(e.size)
-    factor[order] = np.diff(np.concatenate([[0], jaccard]))
+    factor[order] = jaccard
+    factor[order[1:]] -= jaccard[:-1]
     factor[e <= 0] = 0
     of_all = np.zeros(error.shape)
     of_all[valid] = factor
