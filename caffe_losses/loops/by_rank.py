@@ -73,7 +73,9 @@ def by_rank(errors: Errors, images_each: int) -> Tuple[np.ndarray, np.ndarray]:
 
     groups = groups_of(errors.margins.shape, images_each)
     results = np.array(for_each_part(run, groups), np.float64)
-    losses, positives = results.reshape(-1, errors.margins.shape[1], 2).transpose(2, 0, 1)
+    batch, channels, _ = errors.margins.shape
+    shape = -(-batch // max(images_each, 1)), channels, 2
+    losses, positives = np.moveaxis(results.reshape(shape), 2, 0)
     return losses, positives
 
 
