@@ -68,8 +68,6 @@ def sums(activation: str, formula: Formula, masks: Masks) -> np.ndarray:
 
     They are not finite where a prediction or a weight is not, or where they overflow.
     """
-    if masks.prediction.size == 0:
-        return np.zeros((*masks.prediction.shape[:2], 3))
     result = loop(activation, formula).sums(masks)
     if not np.isfinite(result).all():
         result = sum_blocks(activation, formula, masks, np.float64)
@@ -244,7 +242,8 @@ def compiled_softmax(activation: str, of_loss: Formula) -> Loop:
 
     def parts_of(masks: Masks) -> Any:
         batch, channels, positions = masks.prediction.shape
-        return parts(batch * positions, max(ROW, PART // max(channels, 1)))
+        count = batch * positions if channels else 0
+        return parts(count, max(ROW, PART // max(channels, 1)))
 
     def sum_parts(masks: Masks) -> np.ndarray:
         channels, positions = masks.prediction.shape[1:]

@@ -39,9 +39,11 @@ def blocks(shape: Tuple[int, int, int]) -> List[Index]:
 
 @functools.lru_cache(maxsize=64)
 def whole_channel_blocks(shape: Tuple[int, int, int]) -> List[Index]:
-    """The indices of blocks with all channels of an (N, C, S) blob."""
+    """The indices of blocks with all channels of an (N, C, S) blob; none where it has none."""
     batch, channels, positions = shape
-    positions_each = max(1, BLOCK // max(channels, 1))
+    if channels == 0:
+        return []
+    positions_each = max(1, BLOCK // channels)
     images_each = max(1, positions_each // max(positions, 1))
     return [
         (images, slice(0, channels), some_positions)

@@ -79,7 +79,7 @@ def test_equal_errors_give_one_loss_in_whatever_order_they_stand():
     for order in itertools.permutations(range(5)):
         loss, gradient = in_one_group(np.zeros(5), label[list(order)])
         found.append((loss, np.abs(gradient).sum()))
-    np.testing.assert_allclose(found, found[0], rtol=1e-6)
+    np.testing.assert_allclose(found, [found[0]] * len(found), rtol=1e-6)
 
 
 def test_of_equal_errors_the_earlier_comes_first():

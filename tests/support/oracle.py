@@ -239,7 +239,7 @@ def lovasz_hinge(
             one = (images, c)
             sign = np.where(t[one] == 1, 1, -1)
             share = 1 / (len(groups) * x.shape[1])
-            value, derivative = lovasz_extension(1 - sign * x[one], t[one] == 1, valid[one])
+            value, derivative = lovasz_extension(sign * x[one], 1, t[one] == 1, valid[one])
             loss += share * value
             gradient[one] = -share * sign * derivative
     return float(loss), [gradient.reshape(score.shape)]
@@ -270,7 +270,7 @@ def lovasz_softmax(
             share = 1 / (len(groups) * len(chosen))
             is_of_class = (t[images] == c) & valid[images]
             error = np.where(is_of_class, total[images] - p[images, c], p[images, c])
-            value, derivative = lovasz_extension(error, is_of_class, valid[images])
+            value, derivative = lovasz_extension(-error, 0, is_of_class, valid[images])
             loss += share * value
             h[images, c] = share * np.where(is_of_class, -derivative, derivative)
     return float(loss), [through_softmax(h, p).reshape(score.shape)]
@@ -282,14 +282,15 @@ def groups_of(shape: Tuple[int, int, int], per_image: bool) -> List[slice]:
 
 
 def lovasz_extension(
-    error: np.ndarray, positive: np.ndarray, valid: np.ndarray
+    margin: np.ndarray, largest: float, positive: np.ndarray, valid: np.ndarray
 ) -> Tuple[float, np.ndarray]:
     """Berman's definition: sum max(e, 0) dJ over descending errors, and the factor of each error.
 
-    J_i is 1 - intersection / union of the mask and one that is wrong in the first i elements.
+    e is `largest` - margin. J_i is 1 - intersection / union of the mask and one that is wrong in the
+    first i elements. The order is that of the margins: those that are tiny make equal errors.
     """
-    e, is_positive = error[valid], positive[valid]
-    order = np.argsort(-e, kind="stable")
+    e, is_positive = largest - margin[valid], positive[valid]
+    order = np.argsort(margin[valid], kind="stable")
     intersection = is_positive.sum() - is_positive[order].cumsum()
     union = is_positive.sum() + (~is_positive[order]).cumsum()
     jaccard = 1 - intersection / union
@@ -297,7 +298,7 @@ def lovasz_extension(
     factor[order] = jaccard
     factor[order[1:]] -= jaccard[:-1]
     factor[e <= 0] = 0
-    of_all = np.zeros(error.shape)
+    of_all = np.zeros(margin.shape)
     of_all[valid] = factor
     return float(np.sum(e * factor)), of_all
 
