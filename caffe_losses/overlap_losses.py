@@ -60,14 +60,14 @@ def check_masks(
         )
 
 
-MASK_PARAMETERS = {
+MASK_PARAMETERS: Mapping[str, Parameter] = {
     "activation": Choice("none", "sigmoid", "softmax", default="none"),
     "reduce": Choice("batch", "image", default="batch"),
     "smooth": Number(1, minimum=0),
     "class_weight": NumberForEachChannel(1, minimum=0),
     "ignore_label": Number(None),
     "background": Boolean(True),
-}  # type: Mapping[str, Parameter]
+}
 
 
 @loss(
@@ -219,7 +219,9 @@ def overlap_loss(
         result = float((values * weights).sum())
     gradient = evaluation.gradients[0] if evaluation.gradients else None
     if gradient is not None:
-        is_finite = write_gradient(activation, formula, masks, coefficients, gradient.reshape(shape))
+        is_finite = write_gradient(
+            activation, formula, masks, coefficients, gradient.reshape(shape)
+        )
         evaluation.gradient_overflows = not is_finite
     return result
 

@@ -25,7 +25,7 @@ from caffe_losses.loops.parts import (
     whole_channel_blocks,
 )
 from caffe_losses.loops.pointwise import part_of
-from caffe_losses.loops.rows import add, fill, ignore, multiply
+from caffe_losses.loops.rows import add, count_not_finite, fill, ignore, multiply
 from caffe_losses.loops.softmax import (
     exponentials,
     set_probabilities,
@@ -34,7 +34,6 @@ from caffe_losses.loops.softmax import (
     through_softmax,
 )
 from caffe_losses.loops.threads import for_each_part
-from caffe_losses.weights import NO_ARRAY
 
 Formula = Callable[..., Any]
 
@@ -47,15 +46,13 @@ Masks = NamedTuple(
         ("ignore_label", Any),  # float32: labels that add nothing; NaN for none
     ],
 )
-# (N or 1, C, 4), float32: the last four arguments of `overlap_derivative` for each group.
-Coefficients = np.ndarray
-
 Loop = NamedTuple(
     "Loop",
     [
         ("sums", Callable[[Masks], np.ndarray]),  # (N, C, 3), float64
-        # Writes the gradient to an array (N, C, S); whether it is finite.
-        ("write_gradient", Callable[[Masks, Coefficients, np.ndarray], bool]),
+        # Takes coefficients (N or 1, C, 4), the last four arguments of `overlap_derivative` for each
+        # group, and writes the gradient (N, C, S). Returns whether it is finite.
+        ("write_gradient", Callable[[Masks, np.ndarray, np.ndarray], bool]),
     ],
 )
 
@@ -78,7 +75,7 @@ def write_gradient(
     activation: str,
     formula: Formula,
     masks: Masks,
-    coefficients: Coefficients,
+    coefficients: np.ndarray,
     gradient: np.ndarray,
 ) -> bool:
     """Writes the gradient to the predictions; False where it is not finite."""
@@ -139,7 +136,7 @@ def sum_blocks(
             weight = weight_of_block(activation, masks, index, kind)
             p, q = softmax(x)[:2] if activation == "softmax" else ELEMENTWISE[activation][0](x)
             first, *others = formula(p, q, g)
-            terms = [weight * first + x * ZERO, *(weight * other for other in others)]
+            terms = [weight * first + (x - x), *(weight * other for other in others)]
             return index, np.stack([term.sum(2, dtype=np.float64) for term in terms], 2)
 
     result = np.zeros((*masks.prediction.shape[:2], 3))
@@ -149,7 +146,7 @@ def sum_blocks(
 
 
 def write_blocks(
-    activation: str, masks: Masks, coefficients: Coefficients, gradient: np.ndarray
+    activation: str, masks: Masks, coefficients: np.ndarray, gradient: np.ndarray
 ) -> bool:
     """NumPy's loop for the gradient."""
 
@@ -157,7 +154,9 @@ def write_blocks(
         with np.errstate(all="ignore"):
             x, g = masks.prediction[index], label_of_block(masks, index, np.float32)
             weight = weight_of_block(activation, masks, index, np.float32)
-            own = [part_of(table[:, :, np.newaxis], index) for table in np.rollaxis(coefficients, 2)]
+            own = [
+                part_of(table[:, :, np.newaxis], index) for table in np.rollaxis(coefficients, 2)
+            ]
             if activation == "softmax":
                 p, q, is_top = softmax(x)
                 h = weight * overlap_derivative(p, q, g, *own)
@@ -193,7 +192,7 @@ def compiled_elements(activation: str, of_loss: Formula) -> Loop:
     """Numba's loops where each probability depends on its own element."""
     from caffe_losses.loops import numba_engine
 
-    activate, slope = map(numba_engine.compiled, ELEMENTWISE[activation])
+    activate, slope = (numba_engine.compiled(function) for function in ELEMENTWISE[activation])
     name = f"{activation}_{of_loss.__name__}"
     example = (EXAMPLE, np.zeros((1, 3)), 0, 0, 1)
     sum_part = numba_engine.loop(
@@ -218,11 +217,11 @@ def compiled_elements(activation: str, of_loss: Formula) -> Loop:
             result[first : first + len(own)] += own
         return result.reshape(batch, channels, 3)
 
-    def write_parts(masks: Masks, coefficients: Coefficients, gradient: np.ndarray) -> bool:
-        def run(part: Part) -> float:
+    def write_parts(masks: Masks, coefficients: np.ndarray, gradient: np.ndarray) -> bool:
+        def run(part: Part) -> int:
             return write_part(masks, coefficients, gradient, *part)
 
-        return bool(np.isfinite(for_each_part(run, parts(masks.prediction.size))).all())
+        return not any(for_each_part(run, parts(masks.prediction.size)))
 
     return Loop(sum_parts, write_parts)
 
@@ -259,11 +258,11 @@ def compiled_softmax(activation: str, of_loss: Formula) -> Loop:
             result[first : first + len(own)] += own
         return result
 
-    def write_parts(masks: Masks, coefficients: Coefficients, gradient: np.ndarray) -> bool:
-        def run(part: Part) -> float:
+    def write_parts(masks: Masks, coefficients: np.ndarray, gradient: np.ndarray) -> bool:
+        def run(part: Part) -> int:
             return write_part(masks, coefficients, gradient, *part)
 
-        return bool(np.isfinite(for_each_part(run, parts_of(masks))).all())
+        return not any(for_each_part(run, parts_of(masks)))
 
     return Loop(sum_parts, write_parts)
 
@@ -301,13 +300,13 @@ def sum_elements(masks: Masks, sums: np.ndarray, first: int, start: int, stop: i
 
 def write_elements(
     masks: Masks, coefficients: np.ndarray, gradient: np.ndarray, start: int, stop: int
-) -> float:
-    """Writes the gradient from start to stop; what it returns is not finite where that is not."""
+) -> int:
+    """Writes the gradient from start to stop; returns how many elements are not finite."""
     channels, positions = masks.prediction.shape[1:]
     p, q = np.empty(ROW, np.float32), np.empty(ROW, np.float32)
     buffer, weight = np.empty(ROW, np.float32), np.empty(ROW, np.float32)
     fill(weight, ONE)
-    result = ZERO
+    result = 0
     row = start // positions
     position = start - row * positions
     while start < stop:
@@ -319,7 +318,7 @@ def write_elements(
         out = gradient[image, channel, here]
         own = coefficients[min(image, coefficients.shape[0] - 1), channel]
         write_row(out, p[:step], q[:step], g, weight[:step], own)
-        result += zero_if_finite(out)
+        result += count_not_finite(out)
         start += step
         position += step
         if position == positions:
@@ -362,15 +361,15 @@ def sum_softmax(masks: Masks, sums: np.ndarray, first: int, start: int, stop: in
 
 def write_softmax(
     masks: Masks, coefficients: np.ndarray, gradient: np.ndarray, start: int, stop: int
-) -> float:
-    """Writes the gradient from start to stop; what it returns is not finite where that is not."""
+) -> int:
+    """Writes the gradient from start to stop; returns how many elements are not finite."""
     channels, positions = masks.prediction.shape[1:]
     most = max(1, min(ROW, BLOCK // channels))
     e, q = np.empty(most * channels, np.float32), np.empty(most, np.float32)
     largest, top = np.empty(most, np.float32), np.empty(most, np.float32)
     rest, valid = np.empty(most, np.float32), np.empty(most, np.float32)
     buffer, weight = np.empty(most, np.float32), np.empty(most, np.float32)
-    result = ZERO
+    result = 0
     while start < stop:
         image, position = start // positions, start % positions
         step = min(most, stop - start, positions - position)
@@ -396,7 +395,7 @@ def write_softmax(
             gradient, e[: channels * step], top[:step], largest[:step], rest[:step], image, here
         )
         for channel in range(channels):
-            result += zero_if_finite(gradient[image, channel, here])
+            result += count_not_finite(gradient[image, channel, here])
         start += step
     return result
 
@@ -462,13 +461,15 @@ def add_row(
     g: np.ndarray,
     weight: np.ndarray,
 ) -> None:
-    """Adds a row's sums, taken in float32, to those in float64."""
+    """Adds a row's sums, taken in float32, to those in float64; NaN where x is not finite."""
     true_positives = false_positives = false_negatives = ZERO
     for i in range(x.size):
         true_positive, false_positive, false_negative = formula(p[i], q[i], g[i])
-        true_positives = add(true_positives, weight[i] * true_positive + x[i] * ZERO)
+        true_positives = add(true_positives, weight[i] * true_positive)
         false_positives = add(false_positives, weight[i] * false_positive)
         false_negatives = add(false_negatives, weight[i] * false_negative)
+    if count_not_finite(x):
+        sums[0] = np.nan
     sums[0] += true_positives
     sums[1] += false_positives
     sums[2] += false_negatives
@@ -487,11 +488,3 @@ def write_row(
     for i in range(gradient.size):
         h = overlap_derivative(p[i], q[i], g[i], n, n_p, m, m_q)
         gradient[i] = weight[i] * h * slope(p[i], q[i])
-
-
-def zero_if_finite(row: np.ndarray) -> Any:
-    """0, or a NaN where any number of a row is not finite."""
-    result = ZERO
-    for i in range(row.size):
-        result = add(result, row[i] * ZERO)
-    return result

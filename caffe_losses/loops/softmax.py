@@ -11,7 +11,6 @@ import numpy as np
 from caffe_losses.elementary import ONE, ZERO, exp, where
 from caffe_losses.loops.rows import fill
 
-
 # Of arrays (n, C, s)
 
 

@@ -169,7 +169,9 @@ def test_scores_of_any_size_that_are_almost_all_right(name, scale):
     right, (right_gradient,) = LAYER[name].oracle(score, labels)
     np.testing.assert_allclose(loss, right, rtol=2e-6, atol=1e-37)
     assert np.isfinite(gradient).all()
-    np.testing.assert_allclose(np.abs(gradient).sum(), np.abs(right_gradient).sum(), rtol=1e-3, atol=1e-30)
+    np.testing.assert_allclose(
+        np.abs(gradient).sum(), np.abs(right_gradient).sum(), rtol=1e-3, atol=1e-30
+    )
 
 
 def test_a_large_image():

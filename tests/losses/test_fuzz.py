@@ -217,6 +217,8 @@ def may_overflow(case):
         factors += [abs(number) for number in np.ravel(value) if not isinstance(number, str)]
     size = next(iter(case.inputs.values())).size
     digits = sum(math.log10(max(1, factor)) for factor in factors)
+    # What is taken to a power may be as large as a quotient of which the divisor cancels.
+    digits += 4 * max(0, case.parameters.get("gamma", 0))
     return 2 * digits + math.log10(1000 * size**2) > 37
 
 

@@ -84,7 +84,9 @@ def test_without_smooth_false_positives_cost_1_where_the_mask_is_empty(name):
 def test_dice_of_empty_full_and_mixed_masks_is_that_of_the_plain_formula(squared, reduce):
     p, g = probabilities(), random_labels()
     g[0, 0], g[1, 0], g[:, 1] = 0, 1, 0
-    loss, _ = computed("DiceLossLayer", {"prediction": p, "label": g}, squared=squared, reduce=reduce)
+    loss, _ = computed(
+        "DiceLossLayer", {"prediction": p, "label": g}, squared=squared, reduce=reduce
+    )
     p, g, k = p.astype(np.float64), g.astype(np.float64), 1 + squared
     axes = (0, 2, 3) if reduce == "batch" else (2, 3)
     similarity = (2 * (p * g).sum(axes) + 1) / ((p**k).sum(axes) + (g**k).sum(axes) + 1)
@@ -258,6 +260,29 @@ def test_dice_of_scores_of_any_size(activation, squared, arranged, scale):
     cancels = activation == "softmax" and arranged != "right"
     error = 1e-6 * np.abs(right_gradient).max() if cancels else 1e-36
     np.testing.assert_allclose(gradient, right_gradient, rtol=2e-5, atol=error)
+
+
+@pytest.mark.parametrize("size", [1, 2, 15, 17, 40, 513])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
+@ACTIVATIONS
+@BOTH
+def test_a_score_that_is_not_finite_is_found_in_rows_of_any_length(name, activation, value, size):
+    """Also where a sigmoid of it is 0 or 1."""
+    inputs = {"prediction": np.full((1, 2, size), 0.5), "label": np.ones((1, 2, size))}
+    inputs["prediction"][0, 1, -1] = value
+    with pytest.raises(FloatingPointError, match="the prediction is not finite in 1 of"):
+        computed(name, inputs, activation=activation)
+
+
+@pytest.mark.parametrize("size", [1, 15, 40])
+@BOTH
+def test_a_gradient_that_overflows_is_an_error(name, size):
+    inputs = {"prediction": np.full((1, 2, size), 1e-3), "label": np.zeros((1, 2, size))}
+    row = row_with(LAYER[name], optional=False, smooth=0.01)
+    net = loss_net(layer_of(row, loss_weight=3e38), inputs)
+    net.forward()
+    with pytest.raises(FloatingPointError, match="gradient overflows float32"):
+        net._backward(len(net.layers) - 1, 0)
 
 
 # As a function

@@ -93,11 +93,13 @@ def dice(
 ) -> Answer:
     """L = mean of 1 - S over groups, S = (2 sum u p g + s) / (sum u p^k + sum u g^k + s)."""
 
-    def of_groups(p: np.ndarray, g: np.ndarray, u: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
+    def of_groups(
+        p: np.ndarray, q: np.ndarray, g: np.ndarray, u: np.ndarray
+    ) -> Tuple[np.ndarray, np.ndarray]:
         k = 2 if squared else 1
         D = of_group(u * p**k) + of_group(u * g**k) + smooth
         # 1 - S without the difference of numbers that are nearly equal.
-        errors = (p - g) ** 2 if squared else p * (1 - g) + g * (1 - p)
+        errors = (p * (1 - g) - q * g) ** 2 if squared else p * (1 - g) + q * g
         L = quotient(of_group(u * errors), D)
         return L, quotient(-u * (2 * g - (1 - L) * k * p ** (k - 1)), D)
 
@@ -116,8 +118,10 @@ def tversky(
 ) -> Answer:
     """L = mean of (1 - T)^gamma over groups, T = (TP + s) / (TP + alpha FP + beta FN + s)."""
 
-    def of_groups(p: np.ndarray, g: np.ndarray, u: np.ndarray) -> Tuple[np.ndarray, np.ndarray]:
-        TP, FP, FN = of_group(u * p * g), of_group(u * p * (1 - g)), of_group(u * (1 - p) * g)
+    def of_groups(
+        p: np.ndarray, q: np.ndarray, g: np.ndarray, u: np.ndarray
+    ) -> Tuple[np.ndarray, np.ndarray]:
+        TP, FP, FN = of_group(u * p * g), of_group(u * p * (1 - g)), of_group(u * q * g)
         D = TP + alpha * FP + beta * FN + smooth
         distance = quotient(alpha * FP + beta * FN, D)
         T = 1 - distance
@@ -164,7 +168,7 @@ def mean_over_groups(
     ignore_label: Optional[float] = None,
     background: bool = True,
 ) -> Answer:
-    """The mean over channels, weighted, and images of a loss of p, g and the weights u of a group.
+    """The mean over channels, weighted, and images of a loss of p, q = 1 - p, g and the weights u.
 
     `of_groups` gives the losses of channels and their gradients to p.
     """
@@ -177,13 +181,14 @@ def mean_over_groups(
         valid = valid.all(axis=1, keepdims=True)
     u = valid * (np.ones(x.shape) if weight is None else for_each_element(weight, x.shape))
     p = {"none": float64, "sigmoid": sigmoid, "softmax": softmax}[activation](x)
+    q = {"none": lambda x: 1 - x, "sigmoid": lambda x: sigmoid(-x), "softmax": others}[activation](x)
     w = np.ones((1, C, 1)) * np.reshape(class_weight, (1, -1, 1))
     w[:, : 0 if background else 1] = 0
     groups = [slice(N)] if reduce == "batch" else [slice(n, n + 1) for n in range(N)]
     share = w / ((w.sum() or 1) * len(groups))
     loss, h = 0.0, np.zeros(x.shape)
     for images in groups:
-        losses, gradients = of_groups(p[images], g[images], u[images])
+        losses, gradients = of_groups(p[images], q[images], g[images], u[images])
         loss += np.sum(share * losses)
         h[images] = share * gradients
     if activation == "sigmoid":
@@ -210,6 +215,14 @@ def softmax(x: np.ndarray) -> np.ndarray:
     with np.errstate(under="ignore"):
         e = np.exp(x - x.max(axis=1, keepdims=True))
         return e / e.sum(axis=1, keepdims=True)
+
+
+def others(x: np.ndarray) -> np.ndarray:
+    """The sum of the softmax over all other channels."""
+    p = softmax(x)
+    if p.shape[1] > 50:
+        return p.sum(axis=1, keepdims=True) - p
+    return np.stack([np.delete(p, c, axis=1).sum(axis=1) for c in range(p.shape[1])], axis=1)
 
 
 def through_softmax(h: np.ndarray, p: np.ndarray) -> np.ndarray:
@@ -260,7 +273,7 @@ def lovasz_softmax(
     t = label.reshape(N, S)
     valid = np.ones(t.shape, bool) if ignore_label is None else t != np.float32(ignore_label)
     p = softmax(x)
-    total = p.sum(axis=1)
+    q = others(x)
     groups = groups_of(x.shape, per_image)
     loss, h = 0.0, np.zeros(x.shape)
     for images in groups:
@@ -269,7 +282,7 @@ def lovasz_softmax(
         for c in chosen:
             share = 1 / (len(groups) * len(chosen))
             is_of_class = (t[images] == c) & valid[images]
-            error = np.where(is_of_class, total[images] - p[images, c], p[images, c])
+            error = np.where(is_of_class, q[images, c], p[images, c])
             value, derivative = lovasz_extension(-error, 0, is_of_class, valid[images])
             loss += share * value
             h[images, c] = share * np.where(is_of_class, -derivative, derivative)

@@ -51,7 +51,7 @@ def of_sums(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> T
 def of_overlap(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> Tolerance:
     """Relative to the loss and to the largest element of the gradient.
 
-    Where sums of probabilities may cancel or are made of denormal numbers alone nothing is promised.
+    Where sums of probabilities may cancel or are made of tiny numbers alone nothing is promised.
     """
     loss, (gradient,) = answer
     prediction, _, *weights = bottoms
@@ -85,13 +85,13 @@ def of_ranks(
         return loss, errors
     x = oracle.batch_channel_position(score)
     p = oracle.softmax(x)
-    total = p.sum(axis=1)
+    q = oracle.others(x)
     t = label.reshape(len(x), 1, -1)
     step = np.zeros(x.shape)
     for images in oracle.groups_of(x.shape, per_image):
         for c in range(x.shape[1]):
             is_positive = t[images, 0] == c
-            error = np.where(is_positive, total[images] - p[images, c], p[images, c])
+            error = np.where(is_positive, q[images, c], p[images, c])
             step[images, c] = steps_of_ties(error, is_positive)
     # The derivative of a probability, |dp_c / dx_k| <= p_c (1 if c is k, else p_k).
     terms = p * (step + np.sum(p * step, axis=1, keepdims=True))
