@@ -53,8 +53,8 @@ class DiceLossLayer(LossLayer):
             their position are ignored. None by default.
         background: true (default); false leaves channel 0 out of the mean.
 
-    Raises ValueError for labels that are neither from 0 to 1 nor ignored, and for class numbers that
-    are no whole numbers below C.
+    Raises ValueError for labels that are neither from 0 to 1 nor ignored, and for class numbers
+    that are no whole numbers below C.
 
     In data-parallel training `reduce: "batch"` takes the sums over all ranks, so that the ranks'
     mean gradient is that of the whole batch with s for each rank; "image" is exact.
@@ -96,16 +96,16 @@ class TverskyLossLayer(LossLayer):
 
 
 class LovaszHingeLossLayer(LossLayer):
-    """Lovász hinge: a convex surrogate of the Jaccard loss (1 - intersection over union) of a mask.
+    """Lovász hinge: a convex surrogate of the Jaccard loss, 1 - intersection over union.
 
-    With the errors e = 1 - (2 t - 1) x in descending order, L = sum max(e, 0) (J_i - J_(i-1)), where
-    J_i is the Jaccard loss of the mask in which the first i elements are wrong; L is the mean over
-    images and channels.
+    With the errors e = 1 - (2 t - 1) x in descending order, L = sum max(e, 0) (J_i - J_(i-1)),
+    where J_i is the Jaccard loss of the mask in which the first i elements are wrong; L is the mean
+    over images and channels.
 
     Bottoms: score (N, C, ...), label (the same layout) of 0 and 1.
     Gradient: -(2 t - 1) (J_i - J_(i-1)) where e > 0, divided by the number of images and channels;
-    0 elsewhere, and zero to the label. Of equal errors the one that comes first in the blob is taken
-    first, which is one of the subgradients there.
+    0 elsewhere, and zero to the label. Of equal errors the one that comes first in the blob is
+    taken first, which is one of the subgradients there.
 
     Parameters:
         per_image: true (default) sorts the errors of each image; false those of the whole batch.
@@ -127,17 +127,17 @@ class LovaszSoftmaxLossLayer(LossLayer):
     """Lovász softmax: a surrogate of the mean Jaccard loss of the classes.
 
     With p the softmax over axis 1, class c has the errors e = 1 - p_c where the label is c and e =
-    p_c elsewhere. In descending order, L_c = sum e (J_i - J_(i-1)), where J_i is the Jaccard loss of
-    class c when the first i positions are wrong; L is the mean over classes.
+    p_c elsewhere. In descending order, L_c = sum e (J_i - J_(i-1)), where J_i is the Jaccard loss
+    of class c when the first i positions are wrong; L is the mean over classes.
 
     Bottoms: score (N, C, ...), not probabilities; label (N, 1, ...) or (N, ...) of class numbers.
     Gradient: -(J_i - J_(i-1)) to p_c where the label is c and J_i - J_(i-1) elsewhere, divided by
-    the number of classes, and from there through the softmax; zero to the label. Of equal errors the
-    one that comes first in the blob is taken first.
+    the number of classes, and from there through the softmax; zero to the label. Of equal errors
+    the one that comes first in the blob is taken first.
 
     Parameters:
-        per_image: false (default) sorts the errors of the whole batch; true those of each image, and
-            L is the mean over images too.
+        per_image: false (default) sorts the errors of the whole batch; true those of each image,
+            and L is the mean over images too.
         classes: "present" (default) averages over the classes that have positions in the batch (in
             the image); "all" over all C, where the loss of a missing class is its largest p.
         ignore_label: positions with this label take no part. None by default. An image of which all

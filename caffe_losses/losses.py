@@ -31,7 +31,12 @@ from caffe_losses.checks import (
 from caffe_losses.formulas import half_squared_error, sigmoid_cross_entropy
 from caffe_losses.loops.counting import count
 from caffe_losses.loss import Evaluation, loss
-from caffe_losses.overlap_losses import dice, lovasz_hinge, lovasz_softmax, tversky
+from caffe_losses.overlap_losses import (  # noqa: F401
+    dice,
+    lovasz_hinge,
+    lovasz_softmax,
+    tversky,
+)
 from caffe_losses.parameters import (
     CHECK_LABELS,
     REQUIRED,

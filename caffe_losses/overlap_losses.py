@@ -5,7 +5,7 @@ channel, counted with probabilities, or of the order of its errors.
 """
 
 import math
-from typing import Any, Callable, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -32,7 +32,7 @@ from caffe_losses.loops.by_rank import (
 from caffe_losses.loops.counting import count
 from caffe_losses.loops.overlap import Masks, sums, write_gradient
 from caffe_losses.loss import Evaluation, loss
-from caffe_losses.parameters import Boolean, Choice, Number, NumberForEachChannel, Parameter
+from caffe_losses.parameters import Boolean, Choice, Number, NumberForEachChannel
 from caffe_losses.weights import NO_ARRAY
 
 # Of each group: its loss, and the coefficients (..., 4) of `formulas.overlap_derivative`.
@@ -54,13 +54,13 @@ def check_masks(
     )
     if not settings["background"] and batch_channel_position(prediction)[1] == 1:
         raise ValueError(
-            f'{name}: parameter "background" is false, but the prediction of shape {prediction} has '
-            f"one channel, which would be the background; expected a channel for each class, or "
-            f'"background": true'
+            f'{name}: parameter "background" is false, but the prediction of shape {prediction} '
+            f"has one channel, which would be the background; expected a channel for each class, "
+            f'or "background": true'
         )
 
 
-MASK_PARAMETERS: Mapping[str, Parameter] = {
+MASK_PARAMETERS: Dict[str, Any] = {
     "activation": Choice("none", "sigmoid", "softmax", default="none"),
     "reduce": Choice("batch", "image", default="batch"),
     "smooth": Number(1, minimum=0),
@@ -91,8 +91,9 @@ def dice(
 ) -> float:
     """Dice loss, the mean over channels of 1 - (2 sum p g + s) / (sum p^k + sum g^k + s).
 
-    prediction (N, C, ...): probabilities, or scores with an activation; label (the same) from 0 to
-    1, or class numbers (N, 1, ...) or (N, ...) where C is not 1; weight of each element or position.
+    prediction (N, C, ...): probabilities, or scores with an activation; label (the same) from 0
+    to 1, or class numbers (N, 1, ...) or (N, ...) where C is not 1; weight of each element or
+    position.
     """
 
     def of_groups(true_positives: Any, false_positives: Any, false_negatives: Any) -> OfGroups:

@@ -122,7 +122,7 @@ def set_softmax_margins(
 def take_derivatives_through_softmax(
     derivatives: np.ndarray, score: np.ndarray, factors: np.ndarray
 ) -> None:
-    """Multiplies derivatives to probabilities with factors (N or 1, C) and makes those to scores."""
+    """Makes derivatives to scores of those to probabilities, times factors (N or 1, C)."""
 
     def write_block(index: Index) -> None:
         with np.errstate(all="ignore"):

@@ -50,7 +50,7 @@ Loop = NamedTuple(
     "Loop",
     [
         ("sums", Callable[[Masks], np.ndarray]),  # (N, C, 3), float64
-        # Takes coefficients (N or 1, C, 4), the last four arguments of `overlap_derivative` for each
+        # Takes coefficients (N or 1, C, 4), the last four arguments of `overlap_derivative` of each
         # group, and writes the gradient (N, C, S). Returns whether it is finite.
         ("write_gradient", Callable[[Masks, np.ndarray, np.ndarray], bool]),
     ],

@@ -181,7 +181,9 @@ def mean_over_groups(
         valid = valid.all(axis=1, keepdims=True)
     u = valid * (np.ones(x.shape) if weight is None else for_each_element(weight, x.shape))
     p = {"none": float64, "sigmoid": sigmoid, "softmax": softmax}[activation](x)
-    q = {"none": lambda x: 1 - x, "sigmoid": lambda x: sigmoid(-x), "softmax": others}[activation](x)
+    q = {"none": lambda x: 1 - x, "sigmoid": lambda x: sigmoid(-x), "softmax": others}[activation](
+        x
+    )
     w = np.ones((1, C, 1)) * np.reshape(class_weight, (1, -1, 1))
     w[:, : 0 if background else 1] = 0
     groups = [slice(N)] if reduce == "batch" else [slice(n, n + 1) for n in range(N)]
@@ -299,8 +301,8 @@ def lovasz_extension(
 ) -> Tuple[float, np.ndarray]:
     """Berman's definition: sum max(e, 0) dJ over descending errors, and the factor of each error.
 
-    e is `largest` - margin. J_i is 1 - intersection / union of the mask and one that is wrong in the
-    first i elements. The order is that of the margins: those that are tiny make equal errors.
+    e is `largest` - margin. J_i is 1 - intersection / union of the mask and one that is wrong in
+    the first i elements. The order is that of the margins: those that are tiny make equal errors.
     """
     e, is_positive = largest - margin[valid], positive[valid]
     order = np.argsort(margin[valid], kind="stable")
