@@ -1,4 +1,4 @@
-"""Loss layers for imbalanced targets: the Euclidean family and the balanced cross-entropy.
+"""Loss layers for imbalanced targets: the Euclidean family, balanced cross-entropy and Dice.
 
 Name this module and one of its classes in a prototxt,
 
@@ -26,6 +26,7 @@ from caffe_losses.layer import LossLayer
 
 __all__ = [
     "ChannelSumEuclideanLossLayer",
+    "DiceCoefLossLayer",
     "EuclideanLossLayer",
     "WeightedEuclideanLossLayer",
     "WeightedSigmoidCrossEntropyLossLayer",
@@ -116,3 +117,15 @@ class ChannelSumEuclideanLossLayer(LossLayer):
     """
 
     loss = losses.channel_sum_euclidean
+
+
+class DiceCoefLossLayer(LossLayer):
+    """The Dice loss under the name that published EAST nets use: L = 1 - S, of probabilities.
+
+    S = (2 sum p g + 1) / (sum p + sum g + 1), with all sums over the batch. It is
+    `caffe_losses.layers.DiceLossLayer`, whose docstring has the bottoms (prediction, label and
+    optionally weight) and all parameters; the defaults are what the published layer computes. A
+    layer of this name in AdvancedEAST is a cross-entropy and something else.
+    """
+
+    loss = losses.dice

@@ -205,6 +205,83 @@ def textbook_focal(inputs: Dict[str, Array]) -> Contestant:
     return step
 
 
+def textbook_dice(inputs: Dict[str, Array]) -> Contestant:
+    """Dice loss of a sigmoid as one writes it down."""
+    score, label = inputs.values()
+
+    def forward() -> None:
+        probability = 1 / (1 + np.exp(-score))
+        1 - (2 * np.sum(probability * label) + 1) / (np.sum(probability) + np.sum(label) + 1)
+
+    def backward() -> Array:
+        probability = 1 / (1 + np.exp(-score))
+        denominator = np.sum(probability) + np.sum(label) + 1
+        dice = (2 * np.sum(probability * label) + 1) / denominator
+        return (dice - 2 * label) / denominator * probability * (1 - probability)
+
+    return Contestant(forward, backward)
+
+
+def textbook_tversky(inputs: Dict[str, Array]) -> Contestant:
+    """Tversky loss of a sigmoid as one writes it down."""
+    score, label = inputs.values()
+
+    def sums() -> Tuple[Array, Array, Array]:
+        probability = 1 / (1 + np.exp(-score))
+        overlap = np.sum(probability * label) + 1
+        misses = 0.3 * np.sum(probability * (1 - label)) + 0.7 * np.sum((1 - probability) * label)
+        return probability, overlap, overlap + misses
+
+    def forward() -> None:
+        _, overlap, denominator = sums()
+        1 - overlap / denominator
+
+    def backward() -> Array:
+        probability, overlap, denominator = sums()
+        share = overlap / denominator * 0.3  # alpha and 1 - beta are both 0.3
+        return (share - label) / denominator * probability * (1 - probability)
+
+    return Contestant(forward, backward)
+
+
+def textbook_lovasz_hinge(inputs: Dict[str, Array]) -> Contestant:
+    """Lovász hinge of each image as one writes it down; backward uses what forward has sorted."""
+    score, label = inputs.values()
+    sign = 2 * label - 1
+    state: Dict[int, Any] = {}
+
+    def forward() -> None:
+        for image in range(len(score)):
+            errors = (1 - sign[image] * score[image]).ravel()
+            order = np.argsort(-errors)
+            positive = label[image].ravel()[order]
+            total = positive.sum()
+            jaccard = 1 - (total - positive.cumsum()) / (total + (1 - positive).cumsum())
+            jaccard[1:] -= jaccard[:-1].copy()
+            state[image] = order, jaccard
+            np.dot(np.maximum(errors[order], 0), jaccard)
+
+    def backward() -> Array:
+        gradient = np.empty_like(score)
+        for image, (order, steps) in state.items():
+            gradient[image].reshape(-1)[order] = steps
+        return -gradient * sign / len(score)
+
+    return Contestant(forward, backward)
+
+
+def sort_alone(net: caffe.Net) -> Contestant:
+    """The sort of an image's errors as 64-bit numbers, which is part of a Lovász loss."""
+    images = net.blobs["x"].data
+    keys = images.reshape(len(images), -1).astype(np.float64)
+
+    def forward() -> None:
+        for image in keys:
+            np.sort(image)
+
+    return Contestant(forward, lambda: None)
+
+
 def torch_cross_entropy(net: caffe.Net) -> Optional[Contestant]:
     """PyTorch's BCEWithLogitsLoss with pos_weight, summed, on as many threads."""
     try:
@@ -380,6 +457,27 @@ LOSSES: Dict[str, Loss] = {
         draw_labels,
         {},
         SHAPES[2:3],
+    ),
+    "Dice": Loss(
+        layer_named("DiceLossLayer", "xt", activation="sigmoid"),
+        NATIVE_CROSS_ENTROPY,
+        textbook_dice,
+        draw_labels,
+        {},
+    ),
+    "Tversky": Loss(
+        layer_named("TverskyLossLayer", "xt", activation="sigmoid", alpha=0.3, beta=0.7),
+        NATIVE_CROSS_ENTROPY,
+        textbook_tversky,
+        draw_labels,
+        {},
+    ),
+    "Lovász hinge": Loss(
+        layer_named("LovaszHingeLossLayer", "xt"),
+        NATIVE_CROSS_ENTROPY,
+        textbook_lovasz_hinge,
+        draw_labels,
+        {"sort alone": sort_alone},
     ),
     "channel sum": Loss(
         layer_named("ChannelSumEuclideanLossLayer", "xt"),

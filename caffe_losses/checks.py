@@ -2,7 +2,7 @@
 
 import functools
 import math
-from typing import Sequence, Tuple
+from typing import Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -35,6 +35,17 @@ def batch_channel_position(shape: Shape) -> Tuple[int, int, int]:
     return product(shape[:1]), product(shape[1:2]), product(shape[2:])
 
 
+def positions_of(mask: np.ndarray, shape: Shape) -> np.ndarray:
+    """A mask as (N, C, S), or as (N, 1, S) where it has one value for all channels.
+
+    In an empty batch too: what ranks exchange depends on the channels of a mask.
+    """
+    batch, channels, positions = batch_channel_position(shape)
+    lengths, own = (product(tuple(max(n, 1) for n in s[1:])) for s in (shape, mask.shape))
+    is_for_elements = mask.size == product(shape) and own == lengths
+    return mask.reshape(batch, channels if is_for_elements else 1, positions)
+
+
 def same_layout(first: Shape, second: Shape) -> bool:
     """Whether two shapes are equal, but for axes of size 1 after the batch axis."""
     return first[:1] == second[:1] and without_ones(first[1:]) == without_ones(second[1:])
@@ -61,14 +72,47 @@ def require_same_shape(layer: str, name: str, shape: Shape, reference: str, like
         )
 
 
-def require_mask(layer: str, name: str, shape: Shape, reference: str, like: Shape) -> None:
-    """Raises unless a mask has one value for each element or one for all channels of a position."""
+def require_mask(
+    layer: str,
+    name: str,
+    shape: Shape,
+    reference: str,
+    like: Shape,
+    of_position: str = "one value for all channels",
+) -> None:
+    """Raises unless a mask has one value for each element or one for all channels of a position.
+
+    `of_position` says what that one value is.
+    """
     one_channel = like[:1] + (1,) + like[2:]
     no_channel = like[:1] + like[2:]
     if shape not in (like, one_channel, no_channel) and not same_layout(shape, like):
         raise ValueError(
-            f"{layer}: the {name} has shape {shape}; expected {one_channel} or {no_channel} (one "
-            f"value for all channels) or {like}, to go with the {reference} of shape {like}"
+            f"{layer}: the {name} has shape {shape}; expected {one_channel} or {no_channel} "
+            f"({of_position}) or {like}, to go with the {reference} of shape {like}"
+        )
+
+
+def require_class_layout(layer: str, name: str, shape: Shape, reference: str, like: Shape) -> None:
+    """Raises unless a bottom has one class number for all channels of a position."""
+    one_channel = like[:1] + (1,) + like[2:]
+    no_channel = like[:1] + like[2:]
+    if shape not in (one_channel, no_channel):
+        raise ValueError(
+            f"{layer}: the {name} has shape {shape}; expected {one_channel} or {no_channel} (class "
+            f"numbers), to go with the {reference} of shape {like}"
+        )
+
+
+def require_number_for_each_channel(
+    layer: str, key: str, numbers: Sequence[float], reference: str, like: Shape
+) -> None:
+    """Raises unless a parameter is one number, or one for each channel of the reference bottom."""
+    channels = like[1] if len(like) > 1 else 1
+    if len(numbers) not in (1, channels):
+        raise ValueError(
+            f'{layer}: parameter "{key}" has {len(numbers)} numbers, the {reference} of shape '
+            f"{like} {channels} channels; expected one number, or one for each channel"
         )
 
 
@@ -100,6 +144,42 @@ def raise_for_labels(
 ) -> None:
     """Raises ValueError for labels that are wrong."""
     raise_for_elements(layer, "label", label, wrong, expected, fix)
+
+
+def raise_for_fractions(name: str, label: np.ndarray, ignore_label: Optional[float]) -> None:
+    """Raises for labels that are neither from 0 to 1 nor ignored."""
+    wrong = ~((label >= 0) & (label <= 1 + LABEL_TOLERANCE))
+    if ignore_label is not None:
+        wrong &= label != np.float32(ignore_label)
+    raise_for_labels(
+        name,
+        label,
+        wrong,
+        "0 to 1",
+        f'set "ignore_label": {label[wrong][0]:.8g} if it marks elements to ignore, or scale the '
+        f"labels (divide a mask of 0 and 255 by 255)",
+    )
+
+
+def require_class_numbers(
+    name: str,
+    label: np.ndarray,
+    classes: int,
+    ignore_label: Optional[float],
+    fix: str = "give the net as many channels as there are classes",
+) -> None:
+    """Raises unless all labels are whole numbers below that of the classes, or ignored."""
+    wrong = ~((label >= 0) & (label < classes) & (label == np.floor(label)))
+    if ignore_label is not None:
+        wrong &= label != np.float32(ignore_label)
+    if wrong.any():
+        raise_for_labels(
+            name,
+            label,
+            wrong,
+            f"whole numbers from 0 to {classes - 1}",
+            f'set "ignore_label": {label[wrong][0]:.8g} if it marks what to ignore, or {fix}',
+        )
 
 
 def require_finite(layer: str, name: str, array: np.ndarray, when: str) -> None:

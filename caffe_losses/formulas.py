@@ -8,6 +8,9 @@ and x_y that of the label's class y. `own` is e^(x_y - m), `others` the sum of e
 other classes, so that p = own / (own + others) is the softmax of class y, and `margin` is x_y - m.
 They return the value, the derivative with respect to x_c divided by e^(x_c - m), the same for all
 c that are not y, and the derivative with respect to x_y.
+
+The overlap losses are made of sums of `overlap` or `squared_overlap`, in which p is the probability
+of the class, q that of all others, and g the label.
 """
 
 from typing import Tuple
@@ -141,3 +144,44 @@ def softmax_focal(own: Number, others: Number, margin: Number, gamma: Number) ->
     quotient = where(others == ZERO, ONE, entropy / others)
     shared = factor * (ONE / total + gamma * p * quotient)
     return factor * entropy, shared, -others * shared
+
+
+def identity(x: Number) -> Pair:
+    """A prediction that is a probability as it is, and what it lacks of 1."""
+    return x, ONE - x
+
+
+def slope_of_identity(p: Number, q: Number) -> Number:
+    """The derivative of a probability with respect to itself."""
+    return ONE
+
+
+def sigmoid(x: Number) -> Pair:
+    """1 / (1 + e^-x) and 1 / (1 + e^x), neither as a difference of nearly equal numbers."""
+    e = exp(-absolute(x))
+    larger = ONE / (ONE + e)
+    smaller = e * larger
+    return where(x > ZERO, larger, smaller), where(x > ZERO, smaller, larger)
+
+
+def slope_of_sigmoid(p: Number, q: Number) -> Number:
+    """The derivative of the sigmoid with respect to the score."""
+    return p * q
+
+
+def overlap(p: Number, q: Number, g: Number) -> Tuple[Number, Number, Number]:
+    """What an element adds to true positives, false positives and false negatives."""
+    return p * g, p * (ONE - g), q * g
+
+
+def squared_overlap(p: Number, q: Number, g: Number) -> Tuple[Number, Number, Number]:
+    """What an element adds to true positives, and (p - g)^2 as false ones of both kinds."""
+    d = p * (ONE - g) - q * g
+    return p * g, (ONE - g) * d * d, g * d * d
+
+
+def overlap_derivative(
+    p: Number, q: Number, g: Number, n: Number, n_p: Number, m: Number, m_q: Number
+) -> Number:
+    """n + n_p p where the label is 0, m + m_q q where it is 1, and in between where it is."""
+    return (ONE - g) * (n + n_p * p) + g * (m + m_q * q)

@@ -20,15 +20,19 @@ from caffe_losses.checks import (
     Shape,
     batch_channel_position,
     batch_size,
+    positions_of,
     product,
     raise_for_elements,
+    raise_for_fractions,
     raise_for_labels,
     require_mask,
+    require_number_for_each_channel,
     require_same_layout,
     require_same_shape,
 )
 from caffe_losses.loops.counting import Counts, count
 from caffe_losses.loss import Evaluation, Weightless, loss
+from caffe_losses.overlap_losses import dice, lovasz_hinge, lovasz_softmax, tversky
 from caffe_losses.parameters import (
     CHECK_LABELS,
     REQUIRED,
@@ -53,12 +57,16 @@ from caffe_losses.weights import (
 __all__ = [
     "balanced_cross_entropy",
     "channel_sum_euclidean",
+    "dice",
     "euclidean",
     "huber",
+    "lovasz_hinge",
+    "lovasz_softmax",
     "sigmoid_focal",
     "smooth_l1",
     "softmax_focal_loss",
     "softmax_ohem",
+    "tversky",
     "weighted_cross_entropy",
     "weighted_euclidean",
     "weighted_softmax",
@@ -307,17 +315,6 @@ def smooth_l1(
     )
 
 
-def positions_of(mask: np.ndarray, shape: Shape) -> np.ndarray:
-    """A mask as (N, C, S), or as (N, 1, S) where it has one value for all channels.
-
-    In an empty batch too: what ranks exchange depends on the channels of a mask.
-    """
-    batch, channels, positions = batch_channel_position(shape)
-    lengths, own = (product(tuple(max(n, 1) for n in s[1:])) for s in (shape, mask.shape))
-    is_for_elements = mask.size == product(shape) and own == lengths
-    return mask.reshape(batch, channels if is_for_elements else 1, positions)
-
-
 def check_labelled(name: str, settings: Mapping[str, Any], score: Shape, label: Shape) -> None:
     """Both have the same layout."""
     require_same_layout(name, "label", label, "score", score)
@@ -365,13 +362,7 @@ def check_weighted(
     require_same_layout(name, "label", label, "score", score)
     for shape in weight:
         require_mask(name, "weight", shape, "score", score)
-    channels = score[1] if len(score) > 1 else 1
-    numbers = len(settings["cls_weight"])
-    if numbers not in (1, channels):
-        raise ValueError(
-            f'{name}: parameter "cls_weight" has {numbers} numbers, the score of shape '
-            f"{score} {channels} channels; expected one number, or one for each channel"
-        )
+    require_number_for_each_channel(name, "cls_weight", settings["cls_weight"], "score", score)
 
 
 @loss(
@@ -417,21 +408,6 @@ def weighted_cross_entropy(
         label,
         uniform(1 / divisor, of_element, ignore_label),
         np.array(cls_weight, np.float32),
-    )
-
-
-def raise_for_fractions(name: str, label: np.ndarray, ignore_label: Optional[float]) -> None:
-    """Raises for labels that are neither from 0 to 1 nor ignored."""
-    wrong = ~((label >= 0) & (label <= 1 + LABEL_TOLERANCE))
-    if ignore_label is not None:
-        wrong &= label != np.float32(ignore_label)
-    raise_for_labels(
-        name,
-        label,
-        wrong,
-        "0 to 1",
-        f'set "ignore_label": {label[wrong][0]:.8g} if it marks elements to ignore, or scale the '
-        f"labels (divide a mask of 0 and 255 by 255)",
     )
 
 

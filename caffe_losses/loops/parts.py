@@ -38,6 +38,21 @@ def blocks(shape: Tuple[int, int, int]) -> List[Index]:
     ]
 
 
+@functools.lru_cache(maxsize=64)
+def whole_channel_blocks(shape: Tuple[int, int, int]) -> List[Index]:
+    """The indices of blocks with all channels of an (N, C, S) blob; none where it has none."""
+    batch, channels, positions = shape
+    if channels == 0:
+        return []
+    positions_each = max(1, BLOCK // channels)
+    images_each = max(1, positions_each // max(positions, 1))
+    return [
+        (images, slice(0, channels), some_positions)
+        for images in slices(batch, images_each)
+        for some_positions in slices(positions, positions_each)
+    ]
+
+
 def slices(length: int, each: int) -> List[slice]:
     """The slices of this length that cover an axis."""
     return [slice(start, start + each) for start in range(0, length, max(each, 1))]

@@ -9,6 +9,8 @@ import numpy as np
 
 from caffe_losses.elementary import ONE, ZERO, where
 
+LARGEST = np.float32(3.4028235e38)  # the largest finite number
+
 
 def add(total: Any, value: Any) -> Any:
     """A sum, which Numba's engine takes in any order."""
@@ -83,6 +85,15 @@ def mark_any_channel(row: np.ndarray, mask: np.ndarray, image: int, here: slice)
     fill(row, ZERO)
     for channel in range(mask.shape[1]):
         mark_nonzero(row, mask[image, channel, here])
+
+
+def count_not_finite(row: np.ndarray) -> Any:
+    """How many are not finite. LLVM cannot drop this, as it may drop what is added times 0."""
+    count = np.int32(0)
+    for i in range(row.size):
+        x = row[i]
+        count = tally(count, (x > LARGEST) | (x < -LARGEST) | (x != x))
+    return count
 
 
 def after(

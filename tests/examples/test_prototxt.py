@@ -11,7 +11,7 @@ from google.protobuf import text_format
 from examples.fashion_mnist import read_fashion_mnist
 from examples.skeleton_flux.data import with_targets
 from examples.training import write_hdf5
-from support.layers import LAYERS, channels_of, expected, row_with
+from support.layers import LAYERS, channels_shared, expected, row_with
 from support.nets import fed, loss_and_gradients, net_from
 from support.processes import ROOT, caffe_train
 
@@ -53,9 +53,10 @@ def drawn(name):
     shapes = {blob: tuple(net.blobs[blob].shape) for blob in net.inputs}
     inputs = {blob: random.randn(*shape).astype(np.float32) for blob, shape in shapes.items()}
     for layer, row in losses_in(name):
-        channels = channels_of(tuple(net.blobs[layer.bottom[0]].shape), row.parameters)
+        first = tuple(net.blobs[layer.bottom[0]].shape)
         for blob, bottom in zip(layer.bottom, row.layer.bottoms):
             if blob in inputs:
+                channels = channels_shared(shapes[blob], first, row.parameters)
                 inputs[blob] = draw_of(bottom, row)(random, shapes[blob], channels)
     return inputs
 

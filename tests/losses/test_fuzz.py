@@ -20,9 +20,16 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from support.draws import Interval
-from support.layers import LAYERS, Layer, axis_of, channels_of, of_the_formula
+from support.layers import (
+    LAYERS,
+    Layer,
+    axis_of,
+    channels_of,
+    channels_shared,
+    of_the_formula,
+)
 from support.nets import loss_and_gradients, loss_net, python_layer
-from support.parameters import Axis, Number, NumberForEachChannel, Word, is_number
+from support.parameters import Axis, Boolean, Number, NumberForEachChannel, Word, is_number
 
 Case = NamedTuple(
     "Case",
@@ -49,9 +56,14 @@ def _(parameter):
     return st.sampled_from(parameter.words)
 
 
+@values_of.register(Boolean)
+def _(parameter):
+    return st.booleans()
+
+
 @values_of.register(Number)
 def _(parameter):
-    smallest = max(parameter.minimum, -100)
+    smallest = max(parameter.minimum, parameter.above, -100)
     largest = min(parameter.maximum, smallest + 100)
     ordinary = st.floats(smallest, largest).map(lambda x: float(np.float32(x)))
     numbers = [x for x in parameter.examples if not isinstance(x, list)]
@@ -152,14 +164,15 @@ def draw_values(draw, bottom, shape, channels):
 def draw_case(draw, layer):
     first = draw(draw_first_shape())
     parameters, text = draw(draw_parameters(layer, channels_of(first, {})))
-    axis, channels = 1, channels_of(first, {})
+    axis, shared = 1, {}
     if allowed(layer, parameters):
-        axis, channels = axis_of(first, parameters), channels_of(first, parameters)
+        axis, shared = axis_of(first, parameters), parameters
     required = [bottom for bottom in layer.bottoms if not bottom.optional]
     bottoms = layer.bottoms[: draw(st.integers(len(required), len(layer.bottoms)))]
     inputs = {}
     for bottom in bottoms:
         shape = draw(draw_shape(bottom, first, axis)) if inputs else first
+        channels = channels_shared(shape, first, shared)
         inputs[bottom.name] = draw(draw_values(bottom, shape, channels))
     loss_weight = draw(st.sampled_from([1, 1, 0.01, 3, 1000, -2]))
     return Case(layer, inputs, parameters, text, loss_weight)
@@ -205,6 +218,8 @@ def may_overflow(case):
         factors += [abs(number) for number in np.ravel(value) if is_number(number)]
     size = next(iter(case.inputs.values())).size
     digits = sum(math.log10(max(1, factor)) for factor in factors)
+    # What is taken to a power may be as large as a quotient of which the divisor cancels.
+    digits += 4 * max(0, case.parameters.get("gamma", 0))
     return 2 * digits + math.log10(1000 * size**2) > 37
 
 

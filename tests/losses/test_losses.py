@@ -16,6 +16,7 @@ from support.layers import (
     expected,
     layer_of,
     name_of,
+    of_the_formula,
     row_with,
 )
 from support.nets import fed, input_layer, loss_and_gradients, loss_net, net_from
@@ -40,13 +41,16 @@ def rows_with_shapes(rows, shapes):
 def assert_matches(row: Row, net: caffe.Net, inputs: dict, loss_weight: float = 1) -> None:
     """The net's loss and gradients are the oracle's, the gradients times loss_weight."""
     loss, gradients = loss_and_gradients(net)
-    expected_loss, expected_gradients = expected(row, inputs)
-    np.testing.assert_allclose(loss, expected_loss, rtol=2e-6)
+    bottoms, parameters = list(inputs.values()), of_the_formula(row.parameters)
+    answer = row.layer.oracle(*bottoms, **parameters)
+    np.testing.assert_allclose(loss, answer[0], rtol=2e-6)
+    right = dict(zip(row.differentiable, answer[1]))
+    errors = dict(zip(row.differentiable, row.layer.tolerance(answer, *bottoms, **parameters)[1]))
     for name, gradient in gradients.items():
-        scale = np.abs(loss_weight * expected_gradients[name]).max()
-        np.testing.assert_allclose(
-            gradient, loss_weight * expected_gradients[name], rtol=1e-5, atol=1e-6 * scale
-        )
+        own = loss_weight * right.get(name, np.zeros(gradient.shape))
+        error = 1e-6 * np.abs(own).max() + abs(loss_weight) * errors.get(name, 0)
+        wrong = ~(np.abs(gradient - own) <= 1e-5 * np.abs(own) + error)
+        assert not wrong.any(), (name, wrong.sum(), gradient[wrong][:5], own[wrong][:5])
 
 
 @every_row

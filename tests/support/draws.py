@@ -85,3 +85,29 @@ def class_numbers_and_255(channels: int) -> List[float]:
 classes = Draw("classes", class_numbers)
 rare_classes = Draw("rare_classes", mostly_background)
 classes_with_255 = Draw("classes_with_255", class_numbers_and_255, ignored=255, ignore_label=255)
+
+
+def mask_or_classes(channels: int) -> Sequence[float]:
+    """0 and 1 for an element of one channel; the number of a class where it stands for several."""
+    return [0] * 7 + [1] * 3 if channels == 1 else range(max(channels, 1))
+
+
+def soft_or_classes(channels: int) -> Any:
+    return Interval(0, 1) if channels == 1 else range(max(channels, 1))
+
+
+probability = Draw("probability", Interval(1 / 64, 63 / 64))
+score_of_sigmoid = Draw("normal", Interval(-30, 30), normal.draw, activation="sigmoid")
+score_of_softmax = Draw("normal", Interval(-30, 30), normal.draw, activation="softmax")
+mask = Draw("mask", mask_or_classes)
+soft_mask = Draw("soft_mask", soft_or_classes)
+mask_with_255 = Draw(
+    "mask_with_255",
+    lambda channels: [*mask_or_classes(channels), 255],
+    ignored=255,
+    ignore_label=255,
+)
+
+
+binary = Draw("binary", [0, 0, 0, 1])
+binary_with_255 = Draw("binary_with_255", [0, 0, 1, 255], ignored=255, ignore_label=255)

@@ -14,16 +14,24 @@ from support import oracle, tolerance
 from support.draws import (
     Array,
     Draw,
+    binary,
+    binary_with_255,
     classes,
     classes_with_255,
     hard,
     hard_with_minus_1,
+    mask,
+    mask_with_255,
     mostly_one,
     normal,
     positive,
     positive_without_balance,
+    probability,
     rare_classes,
+    score_of_sigmoid,
+    score_of_softmax,
     soft,
+    soft_mask,
     sparse,
     tiny,
     with_255,
@@ -34,13 +42,14 @@ from support.layouts import (
     ELEMENTS,
     ELEMENTS_OR_POSITIONS,
     EXACTLY,
+    MASKS_OR_CLASSES,
     POSITIONS,
     Layout,
     Layouts,
     Shape,
 )
 from support.nets import python_layer
-from support.parameters import Axis, Number, NumberForEachChannel, Word
+from support.parameters import Axis, Boolean, Number, NumberForEachChannel, Word
 from support.tolerance import Tolerance
 
 Parameters = Dict[str, Any]
@@ -65,7 +74,8 @@ class Bottom(NamedTuple):
     draws_alone: Sequence[Draw] = ()  # where the optional bottoms are missing, if not `draws`
     # Elements that, all over an image, take it out of the loss.
     without_weight: Sequence[float] = ()
-    # Whether each element is one that raises ValueError, with these parameters and channels.
+    # Whether each element is one that raises ValueError, with these parameters; and for how many
+    # channels an element stands.
     wrong: Optional[Callable[[Array, Parameters, int], Array]] = None
     mistakes: Sequence[Mistake] = ()
 
@@ -101,11 +111,17 @@ class Layer(NamedTuple):
 
     def wrong_elements(self, inputs: Dict[str, Array], parameters: Parameters) -> bool:
         """Whether the layer must refuse an element of its bottoms."""
-        channels = channels_of(next(iter(inputs.values())).shape, parameters)
+        first = next(iter(inputs.values())).shape
         return parameters.get("check_labels") != "never" and any(
             bottom.wrong is not None
             and bottom.name in inputs
-            and np.any(bottom.wrong(inputs[bottom.name], parameters, channels))
+            and np.any(
+                bottom.wrong(
+                    inputs[bottom.name],
+                    parameters,
+                    channels_shared(inputs[bottom.name].shape, first, parameters),
+                )
+            )
             for bottom in self.bottoms
         )
 
@@ -122,6 +138,16 @@ def outside_0_to_1(label: Array, parameters: Parameters, channels: int) -> Array
     if "ignore_label" in parameters:
         right |= label == np.float32(parameters["ignore_label"])
     return ~right
+
+
+def no_mask_and_no_class(label: Array, parameters: Parameters, channels: int) -> Array:
+    if channels == 1:
+        return outside_0_to_1(label, parameters, channels)
+    return no_class_number(label, parameters, channels)
+
+
+def not_0_or_1(label: Array, parameters: Parameters, channels: int) -> Array:
+    return no_class_number(label, parameters, 2)
 
 
 def neither_0_nor_1_nor_ignored(label: Array, parameters: Parameters, channels: int) -> Array:
@@ -151,7 +177,7 @@ def has_axis(first: Shape, parameters: Parameters) -> bool:
 
 
 def has_channel_for_each_weight(first: Shape, parameters: Parameters) -> bool:
-    weights = parameters["cls_weight"]
+    weights = parameters.get("cls_weight", parameters.get("class_weight"))
     return not isinstance(weights, list) or len(weights) in (1, channels_of(first, parameters))
 
 
@@ -160,6 +186,11 @@ def has_number_for_each_class(first: Shape, parameters: Parameters) -> bool:
     return has_axis(first, parameters) and all(
         len(numbers) in (1, channels_of(first, parameters)) for numbers in lists
     )
+
+
+def has_channels_to_average(first: Shape, parameters: Parameters) -> bool:
+    has_foreground = parameters.get("background", True) or channels_of(first, parameters) != 1
+    return has_foreground and has_channel_for_each_weight(first, parameters)
 
 
 def axis_of(first: Shape, parameters: Parameters) -> int:
@@ -172,6 +203,12 @@ def channels_of(first: Shape, parameters: Parameters) -> int:
     """The length of the axis of channels; 1 where it is missing."""
     axis = axis_of(first, parameters)
     return first[axis] if 0 <= axis < len(first) else 1
+
+
+def channels_shared(shape: Shape, first: Shape, parameters: Parameters) -> int:
+    """For how many channels of the first bottom an element of another one stands."""
+    is_shared = np.prod(shape) < np.prod(first)
+    return channels_of(first, parameters) if is_shared else 1
 
 
 # The table
@@ -199,6 +236,42 @@ CLASS_LABEL = Bottom(
     ],
 )
 POSITION_WEIGHT = Bottom("weight", [positive], POSITIONS, optional=True, without_weight=[0])
+MASK = Bottom(
+    "label",
+    [mask, mask_with_255, soft_mask],
+    MASKS_OR_CLASSES,
+    wrong=no_mask_and_no_class,
+    mistakes=[
+        Mistake(255, "divide a mask of 0 and 255 by 255"),
+        Mistake(-1, 'set "ignore_label": -1'),
+        Mistake(254, 'set "ignore_label": 254', {"ignore_label": 255}),
+        Mistake(np.nan, "expected 0 to 1"),
+    ],
+)
+OVERLAP = [
+    Bottom("prediction", [probability, score_of_sigmoid, score_of_softmax], differentiable=True),
+    MASK,
+    Bottom("weight", [positive], ELEMENTS_OR_POSITIONS, optional=True, without_weight=[0]),
+]
+OF_OVERLAP = {
+    "activation": Word("none", "sigmoid", "softmax"),
+    "reduce": Word("batch", "image"),
+    "smooth": Number(0.5, minimum=0),
+    "class_weight": NumberForEachChannel(2, [1, 2, 0.5], minimum=0),
+    "ignore_label": Number(255),
+    "background": Boolean(True),
+}
+DICE = Layer(
+    "caffe_losses.layers",
+    "DiceLossLayer",
+    oracle.dice,
+    OVERLAP,
+    {**OF_OVERLAP, "squared": Boolean(False)},
+    takes=has_channels_to_average,
+    mean_over_images={"reduce": "image"},
+    overflows=None,
+    tolerance=tolerance.of_overlap,
+)
 
 LAYERS = [
     Layer("pylayerUtils", "EuclideanLossLayer", oracle.euclidean, [PREDICTION, TARGET]),
@@ -423,6 +496,71 @@ LAYERS = [
         takes=has_axis,
         tolerance=tolerance.of_sums,
     ),
+    DICE,
+    DICE._replace(module="pylayerUtils", name="DiceCoefLossLayer"),
+    Layer(
+        "caffe_losses.layers",
+        "TverskyLossLayer",
+        oracle.tversky,
+        OVERLAP,
+        {
+            "alpha": Number(0.3, minimum=0),
+            "beta": Number(0.7, minimum=0),
+            "gamma": Number(0.75, 2, above=0),
+            **OF_OVERLAP,
+        },
+        takes=has_channels_to_average,
+        mean_over_images={"reduce": "image"},
+        overflows=None,
+        tolerance=tolerance.of_overlap,
+    ),
+    Layer(
+        "caffe_losses.layers",
+        "LovaszHingeLossLayer",
+        oracle.lovasz_hinge,
+        [
+            SCORE,
+            Bottom(
+                "label",
+                [binary, binary_with_255],
+                wrong=not_0_or_1,
+                mistakes=[
+                    Mistake(255, "divide a mask of 0 and 255 by 255"),
+                    Mistake(-1, 'set "ignore_label": -1'),
+                    Mistake(0.5, "expected whole numbers from 0 to 1"),
+                ],
+            ),
+        ],
+        {"per_image": Boolean(True), "ignore_label": Number(255)},
+        overflows=None,
+    ),
+    Layer(
+        "caffe_losses.layers",
+        "LovaszSoftmaxLossLayer",
+        oracle.lovasz_softmax,
+        [
+            SCORE,
+            Bottom(
+                "label",
+                [classes, classes_with_255],
+                POSITIONS,
+                wrong=no_class_number,
+                mistakes=[
+                    Mistake(255, 'set "ignore_label": 255'),
+                    Mistake(3, "as many channels as there are classes"),
+                    Mistake(0.5, "expected whole numbers from 0 to 2"),
+                ],
+            ),
+        ],
+        {
+            "per_image": Boolean(False),
+            "classes": Word("present", "all"),
+            "ignore_label": Number(255),
+        },
+        mean_over_images={"per_image": True},
+        overflows=None,
+        tolerance=tolerance.of_ranks,
+    ),
 ]
 
 # The rows
@@ -552,9 +690,10 @@ def name_of(row: Row) -> str:
 def draw(row: Row, shape: Sequence[int], seed: int = 0) -> Dict[str, Array]:
     """Bottoms for a row, the first one of this shape."""
     state, first = np.random.RandomState(seed), tuple(shape)
-    axis, channels = axis_of(first, row.parameters), channels_of(first, row.parameters)
+    axis = axis_of(first, row.parameters)
+    shapes = {name: row.layouts[name](first, axis) for name in row.draws}
     return {
-        name: draw_one(state, row.layouts[name](first, axis), channels)
+        name: draw_one(state, shapes[name], channels_shared(shapes[name], first, row.parameters))
         for name, draw_one in row.draws.items()
     }
 

@@ -42,4 +42,5 @@ class Layouts:
 ELEMENTS = Layouts(same)
 EXACTLY = Layouts(same, exact=True)
 ELEMENTS_OR_POSITIONS = Layouts(one_channel, no_channel, same)
+MASKS_OR_CLASSES = Layouts(same, one_channel, no_channel)
 POSITIONS = Layouts(one_channel, no_channel)

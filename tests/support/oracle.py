@@ -6,8 +6,9 @@ have one, for a loss_weight of 1. x is the prediction or score, t the target or 
 N the length of axis 0 (1 without axes), C that of axis 1.
 """
 
+import functools
 import math
-from typing import Any, List, Optional, Set, Tuple
+from typing import Any, Callable, List, Optional, Set, Tuple
 
 import numpy as np
 
@@ -191,6 +192,241 @@ def sigmoid_cross_entropy_weight(
         score, label, weight, cls_weight, normalization, ignore_label
     )
     return cross_entropy(score, *coefficients)
+
+
+def dice(
+    prediction: np.ndarray,
+    label: np.ndarray,
+    weight: Optional[np.ndarray] = None,
+    squared: bool = False,
+    smooth: float = 1,
+    **settings: Any,
+) -> Answer:
+    """L = mean of 1 - S over groups, S = (2 sum u p g + s) / (sum u p^k + sum u g^k + s)."""
+
+    def of_groups(
+        p: np.ndarray, q: np.ndarray, g: np.ndarray, u: np.ndarray
+    ) -> Tuple[np.ndarray, np.ndarray]:
+        k = 2 if squared else 1
+        D = of_group(u * p**k) + of_group(u * g**k) + smooth
+        # 1 - S without the difference of numbers that are nearly equal.
+        errors = (p * (1 - g) - q * g) ** 2 if squared else p * (1 - g) + q * g
+        L = quotient(of_group(u * errors), D)
+        return L, quotient(-u * (2 * g - (1 - L) * k * p ** (k - 1)), D)
+
+    return mean_over_groups(of_groups, prediction, label, weight, **settings)
+
+
+def tversky(
+    prediction: np.ndarray,
+    label: np.ndarray,
+    weight: Optional[np.ndarray] = None,
+    alpha: float = 0.5,
+    beta: float = 0.5,
+    gamma: float = 1,
+    smooth: float = 1,
+    **settings: Any,
+) -> Answer:
+    """L = mean of (1 - T)^gamma over groups, T = (TP + s) / (TP + alpha FP + beta FN + s)."""
+
+    def of_groups(
+        p: np.ndarray, q: np.ndarray, g: np.ndarray, u: np.ndarray
+    ) -> Tuple[np.ndarray, np.ndarray]:
+        TP, FP, FN = of_group(u * p * g), of_group(u * p * (1 - g)), of_group(u * q * g)
+        D = TP + alpha * FP + beta * FN + smooth
+        distance = quotient(alpha * FP + beta * FN, D)
+        T = 1 - distance
+        L, slope = bounded_power(distance, gamma)
+        dT = quotient(g * (distance + T * beta) - T * alpha * (1 - g), D)
+        return L, -slope * u * dT
+
+    return mean_over_groups(of_groups, prediction, label, weight, **settings)
+
+
+def of_group(terms: np.ndarray) -> np.ndarray:
+    """The sums over images and positions."""
+    return terms.sum(axis=(0, 2), keepdims=True)
+
+
+def quotient(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    """a / b, and 0 where b is 0."""
+    return np.where(b == 0, 0, a / np.where(b == 0, 1, b))
+
+
+@functools.partial(np.vectorize, otypes=[float, float])
+def bounded_power(z: float, gamma: float) -> Tuple[float, float]:
+    """z^gamma and its slope; below 1e-4 a z + b z^2 where the slope would grow without bound."""
+    end = 1e-4
+    if gamma == 1:
+        return z, 1.0
+    if gamma < 1 and z < end:
+        a, b = np.linalg.solve(
+            [[end, end**2], [1, 2 * end]], [end**gamma, gamma * end ** (gamma - 1)]
+        )
+        return a * z + b * z**2, a + 2 * b * z
+    z = max(z, 0)
+    return z**gamma, gamma * z ** (gamma - 1)
+
+
+def mean_over_groups(
+    of_groups: Callable[..., Tuple[np.ndarray, np.ndarray]],
+    prediction: np.ndarray,
+    label: np.ndarray,
+    weight: Optional[np.ndarray] = None,
+    activation: str = "none",
+    reduce: str = "batch",
+    class_weight: Any = 1,
+    ignore_label: Optional[float] = None,
+    background: bool = True,
+) -> Answer:
+    """The mean over channels, weighted, and images of a loss of p, q = 1 - p, g and the weights u.
+
+    `of_groups` gives the losses of channels and their gradients to p.
+    """
+    if prediction.size == 0:
+        return nothing(prediction)
+    x = batch_channel_position(prediction)
+    N, C, S = x.shape
+    g, valid = one_hot(label, x.shape, ignore_label)
+    if activation == "softmax":
+        valid = valid.all(axis=1, keepdims=True)
+    u = valid * (np.ones(x.shape) if weight is None else for_each_element(weight, x.shape))
+    p = {"none": float64, "sigmoid": sigmoid, "softmax": softmax}[activation](x)
+    q = {"none": lambda x: 1 - x, "sigmoid": lambda x: sigmoid(-x), "softmax": others}[activation](
+        x
+    )
+    w = np.ones((1, C, 1)) * np.reshape(class_weight, (1, -1, 1))
+    w[:, : 0 if background else 1] = 0
+    groups = [slice(N)] if reduce == "batch" else [slice(n, n + 1) for n in range(N)]
+    share = w / ((w.sum() or 1) * len(groups))
+    loss, h = 0.0, np.zeros(x.shape)
+    for images in groups:
+        losses, gradients = of_groups(p[images], q[images], g[images], u[images])
+        loss += np.sum(share * losses)
+        h[images] = share * gradients
+    if activation == "sigmoid":
+        h *= sigmoid(x) * sigmoid(-x)
+    if activation == "softmax":
+        h = through_softmax(h, p)
+    return float(loss), [h.reshape(prediction.shape)]
+
+
+def one_hot(
+    label: np.ndarray, shape: Tuple[int, int, int], ignore_label: Optional[float]
+) -> Tuple[np.ndarray, np.ndarray]:
+    """The label of each element, made of class numbers where it has those, and which count."""
+    t = for_each_element(label, shape)
+    valid = np.ones(t.shape, dtype=bool)
+    if ignore_label is not None:
+        valid = t != np.float32(ignore_label)
+    if t.shape != shape:
+        t = 1.0 * (t == np.arange(shape[1]).reshape(1, -1, 1))
+    return np.where(valid, t, 0), valid
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    with np.errstate(under="ignore"):
+        e = np.exp(x - x.max(axis=1, keepdims=True))
+        return e / e.sum(axis=1, keepdims=True)
+
+
+def others(x: np.ndarray) -> np.ndarray:
+    """The sum of the softmax over all other channels."""
+    p = softmax(x)
+    if p.shape[1] > 50:
+        return p.sum(axis=1, keepdims=True) - p
+    return np.stack([np.delete(p, c, axis=1).sum(axis=1) for c in range(p.shape[1])], axis=1)
+
+
+def through_softmax(h: np.ndarray, p: np.ndarray) -> np.ndarray:
+    """p_c sum_k p_k (h_c - h_k), in which nothing cancels but what must, where C is small."""
+    if p.shape[1] > 50:
+        return p * (h - np.sum(p * h, axis=1, keepdims=True))
+    difference = h[:, :, np.newaxis] - h[:, np.newaxis]
+    with np.errstate(under="ignore"):
+        return p * np.sum(p[:, np.newaxis] * difference, axis=2)
+
+
+def lovasz_hinge(
+    score: np.ndarray,
+    label: np.ndarray,
+    per_image: bool = True,
+    ignore_label: Optional[float] = None,
+) -> Answer:
+    """The mean over images and channels of the Lovasz extension of the Jaccard loss of hinges."""
+    if score.size == 0:
+        return nothing(score)
+    x, t = batch_channel_position(score), batch_channel_position(label, score)
+    valid = np.ones(x.shape, bool) if ignore_label is None else t != np.float32(ignore_label)
+    groups = groups_of(x.shape, per_image)
+    loss, gradient = 0.0, np.zeros(x.shape)
+    for images in groups:
+        for c in range(x.shape[1]):
+            one = (images, c)
+            sign = np.where(t[one] == 1, 1, -1)
+            share = 1 / (len(groups) * x.shape[1])
+            value, derivative = lovasz_extension(sign * x[one], 1, t[one] == 1, valid[one])
+            loss += share * value
+            gradient[one] = -share * sign * derivative
+    return float(loss), [gradient.reshape(score.shape)]
+
+
+def lovasz_softmax(
+    score: np.ndarray,
+    label: np.ndarray,
+    per_image: bool = False,
+    classes: str = "present",
+    ignore_label: Optional[float] = None,
+) -> Answer:
+    """The mean over classes of the Lovasz extension of the Jaccard loss of |one-hot - p|."""
+    if score.size == 0:
+        return nothing(score)
+    x = batch_channel_position(score)
+    N, C, S = x.shape
+    t = label.reshape(N, S)
+    valid = np.ones(t.shape, bool) if ignore_label is None else t != np.float32(ignore_label)
+    p = softmax(x)
+    q = others(x)
+    groups = groups_of(x.shape, per_image)
+    loss, h = 0.0, np.zeros(x.shape)
+    for images in groups:
+        present = np.unique(t[images][valid[images]]).astype(int)
+        chosen = range(C) if classes == "all" else present
+        for c in chosen:
+            share = 1 / (len(groups) * len(chosen))
+            is_of_class = (t[images] == c) & valid[images]
+            error = np.where(is_of_class, q[images, c], p[images, c])
+            value, derivative = lovasz_extension(-error, 0, is_of_class, valid[images])
+            loss += share * value
+            h[images, c] = share * np.where(is_of_class, -derivative, derivative)
+    return float(loss), [through_softmax(h, p).reshape(score.shape)]
+
+
+def groups_of(shape: Tuple[int, int, int], per_image: bool) -> List[slice]:
+    """The images whose errors are sorted together."""
+    return [slice(n, n + 1) for n in range(shape[0])] if per_image else [slice(shape[0])]
+
+
+def lovasz_extension(
+    margin: np.ndarray, largest: float, positive: np.ndarray, valid: np.ndarray
+) -> Tuple[float, np.ndarray]:
+    """Berman's definition: sum max(e, 0) dJ over descending errors, and the factor of each error.
+
+    e is `largest` - margin. J_i is 1 - intersection / union of the mask and one that is wrong in
+    the first i elements. The order is that of the margins: those that are tiny make equal errors.
+    """
+    e, is_positive = largest - margin[valid], positive[valid]
+    order = np.argsort(margin[valid], kind="stable")
+    intersection = is_positive.sum() - is_positive[order].cumsum()
+    union = is_positive.sum() + (~is_positive[order]).cumsum()
+    jaccard = 1 - intersection / union
+    factor = np.zeros(e.size)
+    factor[order] = jaccard
+    factor[order[1:]] -= jaccard[:-1]
+    factor[e <= 0] = 0
+    of_all = np.zeros(margin.shape)
+    of_all[valid] = factor
+    return float(np.sum(e * factor)), of_all
 
 
 def cross_entropy(score: np.ndarray, negative: np.ndarray, positive: np.ndarray) -> Answer:

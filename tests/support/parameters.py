@@ -28,6 +28,18 @@ class Word:
         return isinstance(value, str) and value in self.words
 
 
+class Boolean:
+    """True or false."""
+
+    required = False
+
+    def __init__(self, default: bool) -> None:
+        self.examples = [not default]
+
+    def allows(self, value: Any) -> bool:
+        return isinstance(value, bool)
+
+
 class Number:
     """A finite number, from a minimum to a maximum."""
 
@@ -38,17 +50,21 @@ class Number:
         *examples: Any,
         minimum: float = -math.inf,
         maximum: float = math.inf,
+        above: float = -math.inf,
         or_none: bool = False,
     ) -> None:
         self.examples = examples
         self.minimum = minimum
         self.maximum = maximum
+        self.above = above
         self.or_none = or_none  # None is a value, not the default
 
     def allows(self, value: Any) -> bool:
         if not is_number(value):
             return value is None and self.or_none
-        return max(-FLOAT32_MAX, self.minimum) <= value <= min(FLOAT32_MAX, self.maximum)
+        return value > self.above and max(-FLOAT32_MAX, self.minimum) <= value <= min(
+            FLOAT32_MAX, self.maximum
+        )
 
 
 class NumberForEachChannel(Number):

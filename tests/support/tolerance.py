@@ -147,3 +147,68 @@ def of_ohem(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> T
 
 
 OHEM_DEFAULTS = {"axis": 1, "ignore_label": None}  # type: dict
+
+
+def of_overlap(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> Tolerance:
+    """Relative to the loss and to the largest element of the gradient.
+
+    Where sums of probabilities may cancel or are made of tiny numbers alone nothing is promised.
+    """
+    loss, (gradient,) = answer
+    prediction, _, *weights = bottoms
+    if prediction.size == 0:
+        return of_answer(answer, *bottoms)
+    are_probabilities = prediction.min() >= 0 and prediction.max() <= 1
+    is_positive = all(weight.min() >= 0 for weight in weights)
+    if not is_positive or not (are_probabilities or parameters.get("activation", "none") != "none"):
+        return np.inf, [np.full(gradient.shape, np.inf)]
+    if parameters.get("smooth", 1) < 1e-20:
+        return np.inf, [np.full(gradient.shape, np.inf)]
+    gamma = parameters.get("gamma", 1)
+    largest = np.abs(gradient).max() + SMALLEST * (1 + sum(weight.max() for weight in weights))
+    error = (1 + gamma) * (1e-5 * np.abs(gradient) + 2e-6 * largest)
+    return (1 + gamma) * 1e-6 * abs(loss) + SMALLEST, [error]
+
+
+def of_ranks(
+    answer: oracle.Answer,
+    score: np.ndarray,
+    label: np.ndarray,
+    per_image: bool = False,
+    **parameters: Any,
+) -> Tolerance:
+    """Errors that are equal but for rounding may have any order among themselves.
+
+    Each is multiplied by some part of the step that the Jaccard loss makes over all of them.
+    """
+    loss, errors = of_answer(answer, score)
+    if score.size == 0:
+        return loss, errors
+    x = oracle.batch_channel_position(score)
+    p = oracle.softmax(x)
+    q = oracle.others(x)
+    t = label.reshape(len(x), 1, -1)
+    step = np.zeros(x.shape)
+    for images in oracle.groups_of(x.shape, per_image):
+        for c in range(x.shape[1]):
+            is_positive = t[images, 0] == c
+            error = np.where(is_positive, q[images, c], p[images, c])
+            step[images, c] = steps_of_ties(error, is_positive)
+    # The derivative of a probability, |dp_c / dx_k| <= p_c (1 if c is k, else p_k).
+    terms = p * (step + np.sum(p * step, axis=1, keepdims=True))
+    largest = np.abs(answer[1][0]).max()
+    return loss + 1e-6 * abs(answer[0]), [errors[0] + 2e-6 * largest + terms.reshape(score.shape)]
+
+
+def steps_of_ties(error: np.ndarray, is_positive: np.ndarray) -> np.ndarray:
+    """For each error that nearly equals another one an upper bound of its factor; else 0."""
+    flat = error.ravel()
+    order = np.argsort(-flat)
+    ordered = flat[order]
+    near = ordered[:-1] - ordered[1:] <= 1e-6 * ordered[:-1]
+    tied = np.append(near, False) | np.append(False, near)
+    step = np.zeros(flat.size)
+    # No step is larger than 1 / union, which is at least the rank or the number of positives.
+    union = np.maximum(1, is_positive.sum())
+    step[order] = np.where(tied, 1 / union, 0)
+    return step.reshape(error.shape)

@@ -1,0 +1,489 @@
+"""The loop of overlap losses: sums over each image and channel, then a gradient made of them."""
+
+import functools
+from typing import Any, Callable, NamedTuple, Tuple
+
+import numpy as np
+
+from caffe_losses.elementary import ONE, ZERO, where
+from caffe_losses.formulas import (
+    identity,
+    overlap_derivative,
+    sigmoid,
+    slope_of_identity,
+    slope_of_sigmoid,
+)
+from caffe_losses.loops import engine
+from caffe_losses.loops.parts import (
+    BLOCK,
+    ROW,
+    Index,
+    Part,
+    blocks,
+    parts,
+    whole_channel_blocks,
+)
+from caffe_losses.loops.pointwise import part_of
+from caffe_losses.loops.rows import add, count_not_finite, fill, ignore, multiply
+from caffe_losses.loops.softmax import (
+    exponentials,
+    set_probabilities,
+    softmax,
+    take_through_softmax,
+    through_softmax,
+)
+from caffe_losses.loops.threads import for_each_part
+
+Formula = Callable[..., Any]
+
+Masks = NamedTuple(
+    "Masks",
+    [
+        ("prediction", np.ndarray),  # (N, C, S): scores, or probabilities
+        ("label", np.ndarray),  # the same; or class numbers (N, 1, S), where C is not 1
+        ("weight", np.ndarray),  # (N, C or 1, S): multiplies what an element adds to the sums
+        ("ignore_label", Any),  # float32: labels that add nothing; NaN for none
+    ],
+)
+Loop = NamedTuple(
+    "Loop",
+    [
+        ("sums", Callable[[Masks], np.ndarray]),  # (N, C, 3), float64
+        # Takes coefficients (N or 1, C, 4), the last four arguments of `overlap_derivative` of each
+        # group, and writes the gradient (N, C, S). Returns whether it is finite.
+        ("write_gradient", Callable[[Masks, np.ndarray, np.ndarray], bool]),
+    ],
+)
+
+BLOB = np.zeros((1, 1, 1), np.float32)
+EXAMPLE = Masks(BLOB, BLOB, BLOB, ONE)
+
+
+def sums(activation: str, formula: Formula, masks: Masks) -> np.ndarray:
+    """True positives, false positives and false negatives of each image and channel.
+
+    They are not finite where a prediction or a weight is not, or where they overflow.
+    """
+    result = loop(activation, formula).sums(masks)
+    if not np.isfinite(result).all():
+        result = sum_blocks(activation, formula, masks, np.float64)
+    return result
+
+
+def write_gradient(
+    activation: str,
+    formula: Formula,
+    masks: Masks,
+    coefficients: np.ndarray,
+    gradient: np.ndarray,
+) -> bool:
+    """Writes the gradient to the predictions; False where it is not finite."""
+    return loop(activation, formula).write_gradient(masks, coefficients, gradient)
+
+
+@functools.lru_cache(maxsize=None)
+def loop(activation: str, formula: Formula) -> Loop:
+    """The loops of the engine."""
+    plain = Loop(
+        functools.partial(sum_blocks, activation, formula),
+        functools.partial(write_blocks, activation),
+    )
+    compiled = compiled_softmax if activation == "softmax" else compiled_elements
+    return engine.loop(lambda: compiled(activation, formula), plain)
+
+
+# NumPy
+
+
+ELEMENTWISE = {
+    "none": (identity, slope_of_identity),
+    "sigmoid": (sigmoid, slope_of_sigmoid),
+}
+
+
+def blocks_for(activation: str, masks: Masks) -> Any:
+    cut = whole_channel_blocks if activation == "softmax" else blocks
+    return cut(masks.prediction.shape)
+
+
+def label_of_block(masks: Masks, index: Index, kind: Any) -> np.ndarray:
+    """The label of each element of a block, as a fraction."""
+    label = part_of(masks.label, index)
+    if are_class_numbers(masks):
+        label = label == np.arange(index[1].start, index[1].stop)[:, np.newaxis]
+    return label.astype(kind, copy=False)
+
+
+def weight_of_block(activation: str, masks: Masks, index: Index, kind: Any) -> np.ndarray:
+    """What the elements of a block weigh; it broadcasts to the block."""
+    valid = part_of(masks.label, index) != masks.ignore_label
+    if activation == "softmax":
+        valid = valid.all(1, keepdims=True)
+    weight = valid.astype(kind)
+    return weight * part_of(masks.weight, index) if masks.weight.size else weight
+
+
+def sum_blocks(
+    activation: str, formula: Formula, masks: Masks, kind: Any = np.float32
+) -> np.ndarray:
+    """NumPy's loop for the sums."""
+
+    def sum_block(index: Index) -> Tuple[Index, np.ndarray]:
+        with np.errstate(all="ignore"):  # it holds for one thread alone
+            x = masks.prediction[index].astype(kind, copy=False)
+            g = label_of_block(masks, index, kind)
+            weight = weight_of_block(activation, masks, index, kind)
+            p, q = softmax(x)[:2] if activation == "softmax" else ELEMENTWISE[activation][0](x)
+            first, *others = formula(p, q, g)
+            terms = [weight * first + (x - x), *(weight * other for other in others)]
+            return index, np.stack([term.sum(2, dtype=np.float64) for term in terms], 2)
+
+    result = np.zeros((*masks.prediction.shape[:2], 3))
+    for index, own in for_each_part(sum_block, blocks_for(activation, masks)):
+        result[index[:2]] += own
+    return result
+
+
+def write_blocks(
+    activation: str, masks: Masks, coefficients: np.ndarray, gradient: np.ndarray
+) -> bool:
+    """NumPy's loop for the gradient."""
+
+    def write_block(index: Index) -> bool:
+        with np.errstate(all="ignore"):
+            x, g = masks.prediction[index], label_of_block(masks, index, np.float32)
+            weight = weight_of_block(activation, masks, index, np.float32)
+            own = [
+                part_of(table[:, :, np.newaxis], index) for table in np.rollaxis(coefficients, 2)
+            ]
+            if activation == "softmax":
+                p, q, is_top = softmax(x)
+                h = weight * overlap_derivative(p, q, g, *own)
+                gradient[index] = through_softmax(h, p, is_top)
+            else:
+                activate, slope = ELEMENTWISE[activation]
+                p, q = activate(x)
+                gradient[index] = weight * overlap_derivative(p, q, g, *own) * slope(p, q)
+        return bool(np.isfinite(gradient[index]).all())
+
+    return all(for_each_part(write_block, blocks_for(activation, masks)))
+
+
+# Numba
+
+
+def formula(p: Any, q: Any, g: Any) -> Tuple[Any, Any, Any]:
+    """Stands where a compiled loop puts the formula of a loss."""
+    raise NotImplementedError
+
+
+def activate(x: Any) -> Tuple[Any, Any]:
+    """Stands where a compiled loop puts the activation."""
+    raise NotImplementedError
+
+
+def slope(p: Any, q: Any) -> Any:
+    """Stands where a compiled loop puts the derivative of the activation."""
+    raise NotImplementedError
+
+
+def compiled_elements(activation: str, of_loss: Formula) -> Loop:
+    """Numba's loops where each probability depends on its own element."""
+    from caffe_losses.loops import numba_engine
+
+    activate, slope = (numba_engine.compiled(function) for function in ELEMENTWISE[activation])
+    name = f"{activation}_{of_loss.__name__}"
+    example = (EXAMPLE, np.zeros((1, 3)), 0, 0, 1)
+    sum_part = numba_engine.loop(
+        sum_elements, name, example, activate=activate, formula=numba_engine.compiled(of_loss)
+    )
+    example = (EXAMPLE, np.zeros((1, 1, 4), np.float32), BLOB, 0, 1)
+    write_part = numba_engine.loop(
+        write_elements, activation, example, activate=activate, slope=slope
+    )
+
+    def sum_parts(masks: Masks) -> np.ndarray:
+        batch, channels, positions = masks.prediction.shape
+
+        def run(part: Part) -> Tuple[int, np.ndarray]:
+            first = part[0] // positions
+            own = np.zeros((-(-part[1] // positions) - first, 3))
+            sum_part(masks, own, first, *part)
+            return first, own
+
+        result = np.zeros((batch * channels, 3))
+        for first, own in for_each_part(run, parts(masks.prediction.size)):
+            result[first : first + len(own)] += own
+        return result.reshape(batch, channels, 3)
+
+    def write_parts(masks: Masks, coefficients: np.ndarray, gradient: np.ndarray) -> bool:
+        def run(part: Part) -> int:
+            return write_part(masks, coefficients, gradient, *part)
+
+        return not any(for_each_part(run, parts(masks.prediction.size)))
+
+    return Loop(sum_parts, write_parts)
+
+
+def compiled_softmax(activation: str, of_loss: Formula) -> Loop:
+    """Numba's loops where the probabilities of a position depend on each other."""
+    from caffe_losses.loops import numba_engine
+
+    example = (EXAMPLE, np.zeros((1, 1, 3)), 0, 0, 1)
+    sum_part = numba_engine.loop(
+        sum_softmax, of_loss.__name__, example, formula=numba_engine.compiled(of_loss)
+    )
+    example = (EXAMPLE, np.zeros((1, 1, 4), np.float32), BLOB, 0, 1)
+    write_part = numba_engine.loop(
+        write_softmax, activation, example, slope=numba_engine.compiled(slope_of_identity)
+    )
+
+    def parts_of(masks: Masks) -> Any:
+        batch, channels, positions = masks.prediction.shape
+        count = batch * positions if channels else 0
+        return parts(count, channels)
+
+    def sum_parts(masks: Masks) -> np.ndarray:
+        channels, positions = masks.prediction.shape[1:]
+
+        def run(part: Part) -> Tuple[int, np.ndarray]:
+            first = part[0] // positions
+            own = np.zeros((-(-part[1] // positions) - first, channels, 3))
+            sum_part(masks, own, first, *part)
+            return first, own
+
+        result = np.zeros((*masks.prediction.shape[:2], 3))
+        for first, own in for_each_part(run, parts_of(masks)):
+            result[first : first + len(own)] += own
+        return result
+
+    def write_parts(masks: Masks, coefficients: np.ndarray, gradient: np.ndarray) -> bool:
+        def run(part: Part) -> int:
+            return write_part(masks, coefficients, gradient, *part)
+
+        return not any(for_each_part(run, parts_of(masks)))
+
+    return Loop(sum_parts, write_parts)
+
+
+def are_class_numbers(masks: Masks) -> bool:
+    """Whether the label has one class number for all channels of a position."""
+    return masks.label.shape[1] != masks.prediction.shape[1]
+
+
+def sum_elements(masks: Masks, sums: np.ndarray, first: int, start: int, stop: int) -> None:
+    """Adds up the elements from start to stop as they lie in memory.
+
+    A row of the sums is an image and channel, from the first one on.
+    """
+    channels, positions = masks.prediction.shape[1:]
+    p, q = np.empty(ROW, np.float32), np.empty(ROW, np.float32)
+    buffer, weight = np.empty(ROW, np.float32), np.empty(ROW, np.float32)
+    fill(weight, ONE)
+    row = start // positions
+    position = start - row * positions
+    while start < stop:
+        step = min(positions - position, ROW, stop - start)
+        image, channel, here = row // channels, row % channels, slice(position, position + step)
+        x = masks.prediction[image, channel, here]
+        g = label_row(buffer[:step], masks, image, channel, here)
+        weigh_row(weight[:step], masks, image, channel, here)
+        set_activation(p[:step], q[:step], x)
+        add_row(sums[row - first], x, p[:step], q[:step], g, weight[:step])
+        start += step
+        position += step
+        if position == positions:
+            position = 0
+            row += 1
+
+
+def write_elements(
+    masks: Masks, coefficients: np.ndarray, gradient: np.ndarray, start: int, stop: int
+) -> int:
+    """Writes the gradient from start to stop; returns how many elements are not finite."""
+    channels, positions = masks.prediction.shape[1:]
+    p, q = np.empty(ROW, np.float32), np.empty(ROW, np.float32)
+    buffer, weight = np.empty(ROW, np.float32), np.empty(ROW, np.float32)
+    fill(weight, ONE)
+    result = 0
+    row = start // positions
+    position = start - row * positions
+    while start < stop:
+        step = min(positions - position, ROW, stop - start)
+        image, channel, here = row // channels, row % channels, slice(position, position + step)
+        g = label_row(buffer[:step], masks, image, channel, here)
+        weigh_row(weight[:step], masks, image, channel, here)
+        set_activation(p[:step], q[:step], masks.prediction[image, channel, here])
+        out = gradient[image, channel, here]
+        own = coefficients[min(image, coefficients.shape[0] - 1), channel]
+        write_row(out, p[:step], q[:step], g, weight[:step], own)
+        result += count_not_finite(out)
+        start += step
+        position += step
+        if position == positions:
+            position = 0
+            row += 1
+    return result
+
+
+def sum_softmax(masks: Masks, sums: np.ndarray, first: int, start: int, stop: int) -> None:
+    """Adds up the positions from start to stop; sums (images from the first one on, C, 3)."""
+    channels, positions = masks.prediction.shape[1:]
+    most = max(1, min(ROW, BLOCK // channels))
+    e, q = np.empty(most * channels, np.float32), np.empty(most, np.float32)
+    largest, top = np.empty(most, np.float32), np.empty(most, np.float32)
+    rest, valid = np.empty(most, np.float32), np.empty(most, np.float32)
+    buffer, weight = np.empty(most, np.float32), np.empty(most, np.float32)
+    while start < stop:
+        image, position = start // positions, start % positions
+        step = min(most, stop - start, positions - position)
+        here = slice(position, position + step)
+        exponentials(
+            e[: channels * step],
+            largest[:step],
+            top[:step],
+            rest[:step],
+            masks.prediction,
+            image,
+            here,
+        )
+        mark_valid(valid[:step], masks, image, here)
+        for channel in range(channels):
+            x = masks.prediction[image, channel, here]
+            p = e[channel * step : (channel + 1) * step]
+            set_probabilities(p, q[:step], rest[:step], top[:step], np.float32(channel))
+            g = label_row(buffer[:step], masks, image, channel, here)
+            weigh_valid(weight[:step], valid[:step], masks, image, channel, here)
+            add_row(sums[image - first, channel], x, p, q[:step], g, weight[:step])
+        start += step
+
+
+def write_softmax(
+    masks: Masks, coefficients: np.ndarray, gradient: np.ndarray, start: int, stop: int
+) -> int:
+    """Writes the gradient from start to stop; returns how many elements are not finite."""
+    channels, positions = masks.prediction.shape[1:]
+    most = max(1, min(ROW, BLOCK // channels))
+    e, q = np.empty(most * channels, np.float32), np.empty(most, np.float32)
+    largest, top = np.empty(most, np.float32), np.empty(most, np.float32)
+    rest, valid = np.empty(most, np.float32), np.empty(most, np.float32)
+    buffer, weight = np.empty(most, np.float32), np.empty(most, np.float32)
+    result = 0
+    while start < stop:
+        image, position = start // positions, start % positions
+        step = min(most, stop - start, positions - position)
+        here = slice(position, position + step)
+        exponentials(
+            e[: channels * step],
+            largest[:step],
+            top[:step],
+            rest[:step],
+            masks.prediction,
+            image,
+            here,
+        )
+        mark_valid(valid[:step], masks, image, here)
+        for channel in range(channels):
+            p = e[channel * step : (channel + 1) * step]
+            set_probabilities(p, q[:step], rest[:step], top[:step], np.float32(channel))
+            g = label_row(buffer[:step], masks, image, channel, here)
+            weigh_valid(weight[:step], valid[:step], masks, image, channel, here)
+            own = coefficients[min(image, coefficients.shape[0] - 1), channel]
+            write_row(gradient[image, channel, here], p, q[:step], g, weight[:step], own)
+        take_through_softmax(
+            gradient, e[: channels * step], top[:step], largest[:step], rest[:step], image, here
+        )
+        for channel in range(channels):
+            result += count_not_finite(gradient[image, channel, here])
+        start += step
+    return result
+
+
+def label_row(
+    buffer: np.ndarray, masks: Masks, image: int, channel: int, here: slice
+) -> np.ndarray:
+    """The labels of a row of one channel, as fractions."""
+    labels = masks.label[image, min(channel, masks.label.shape[1] - 1), here]
+    if masks.label.shape[1] != masks.prediction.shape[1]:
+        mark_class(buffer, labels, np.float32(channel))
+        labels = buffer
+    return labels
+
+
+def mark_class(row: np.ndarray, labels: np.ndarray, number: Any) -> None:
+    """Sets to 1 where a label is the number of the class, to 0 elsewhere."""
+    for i in range(row.size):
+        row[i] = where(labels[i] == number, ONE, ZERO)
+
+
+def weigh_row(weight: np.ndarray, masks: Masks, image: int, channel: int, here: slice) -> None:
+    """Sets the weights of a row of one channel; all are 1 unless the masks say otherwise."""
+    has_ignored = masks.ignore_label == masks.ignore_label
+    if has_ignored or masks.weight.size:
+        fill(weight, ONE)
+    if has_ignored:
+        labels = masks.label[image, min(channel, masks.label.shape[1] - 1), here]
+        ignore(weight, labels, masks.ignore_label)
+    if masks.weight.size:
+        multiply(weight, masks.weight[image, min(channel, masks.weight.shape[1] - 1), here])
+
+
+def mark_valid(valid: np.ndarray, masks: Masks, image: int, here: slice) -> None:
+    """Sets to 0 where the label of any channel is the ignore_label, to 1 elsewhere."""
+    fill(valid, ONE)
+    if masks.ignore_label == masks.ignore_label:
+        for channel in range(masks.label.shape[1]):
+            ignore(valid, masks.label[image, channel, here], masks.ignore_label)
+
+
+def weigh_valid(
+    weight: np.ndarray, valid: np.ndarray, masks: Masks, image: int, channel: int, here: slice
+) -> None:
+    """Sets the weights of a row of one channel, 0 where positions are not valid."""
+    fill(weight, ONE)
+    multiply(weight, valid)
+    if masks.weight.size:
+        multiply(weight, masks.weight[image, min(channel, masks.weight.shape[1] - 1), here])
+
+
+def set_activation(p: np.ndarray, q: np.ndarray, x: np.ndarray) -> None:
+    """Sets the probabilities of a class, and of all others."""
+    for i in range(x.size):
+        p[i], q[i] = activate(x[i])
+
+
+def add_row(
+    sums: np.ndarray,
+    x: np.ndarray,
+    p: np.ndarray,
+    q: np.ndarray,
+    g: np.ndarray,
+    weight: np.ndarray,
+) -> None:
+    """Adds a row's sums, taken in float32, to those in float64; NaN where x is not finite."""
+    true_positives = false_positives = false_negatives = ZERO
+    for i in range(x.size):
+        true_positive, false_positive, false_negative = formula(p[i], q[i], g[i])
+        true_positives = add(true_positives, weight[i] * true_positive)
+        false_positives = add(false_positives, weight[i] * false_positive)
+        false_negatives = add(false_negatives, weight[i] * false_negative)
+    if count_not_finite(x):
+        sums[0] = np.nan
+    sums[0] += true_positives
+    sums[1] += false_positives
+    sums[2] += false_negatives
+
+
+def write_row(
+    gradient: np.ndarray,
+    p: np.ndarray,
+    q: np.ndarray,
+    g: np.ndarray,
+    weight: np.ndarray,
+    own: np.ndarray,
+) -> None:
+    """Writes the gradient of a row of one channel."""
+    n, n_p, m, m_q = own[0], own[1], own[2], own[3]
+    for i in range(gradient.size):
+        h = overlap_derivative(p[i], q[i], g[i], n, n_p, m, m_q)
+        gradient[i] = weight[i] * h * slope(p[i], q[i])

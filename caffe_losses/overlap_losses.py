@@ -1,0 +1,344 @@
+"""The losses of overlap, Dice and Tversky, and those by rank, Lovász hinge and softmax.
+
+They are functions of whole masks: of the true positives, false positives and false negatives of a
+channel, counted with probabilities, or of the order of its errors.
+"""
+
+import math
+from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
+
+import numpy as np
+
+from caffe_losses.checks import (
+    LABEL_TOLERANCE,
+    Shape,
+    batch_channel_position,
+    positions_of,
+    raise_for_fractions,
+    require_class_layout,
+    require_class_numbers,
+    require_mask,
+    require_number_for_each_channel,
+    require_same_layout,
+)
+from caffe_losses.formulas import overlap, squared_overlap
+from caffe_losses.loops.by_rank import (
+    Errors,
+    by_rank,
+    set_hinge_margins,
+    set_softmax_margins,
+    take_derivatives_through_softmax,
+)
+from caffe_losses.loops.counting import count
+from caffe_losses.loops.overlap import Masks, sums, write_gradient
+from caffe_losses.loss import Evaluation, loss
+from caffe_losses.parameters import Boolean, Choice, Number, NumberForEachChannel
+from caffe_losses.weights import NO_ARRAY
+
+# Of each group: its loss, and the coefficients (..., 4) of `formulas.overlap_derivative`.
+OfGroups = Tuple[np.ndarray, np.ndarray]
+
+# Below this 1 - T a power of it is a parabola, whose slope is bounded.
+SMALLEST_POWER_BASE = 1e-4
+
+
+def check_masks(
+    name: str, settings: Mapping[str, Any], prediction: Shape, label: Shape, *weight: Shape
+) -> None:
+    """Label and weight have one value for each element, or one for all channels of a position."""
+    require_mask(name, "label", label, "prediction", prediction, "class numbers")
+    for shape in weight:
+        require_mask(name, "weight", shape, "prediction", prediction)
+    require_number_for_each_channel(
+        name, "class_weight", settings["class_weight"], "prediction", prediction
+    )
+    if not settings["background"] and batch_channel_position(prediction)[1] == 1:
+        raise ValueError(
+            f'{name}: parameter "background" is false, but the prediction of shape {prediction} '
+            f"has one channel, which would be the background; expected a channel for each class, "
+            f'or "background": true'
+        )
+
+
+MASK_PARAMETERS: Dict[str, Any] = {
+    "activation": Choice("none", "sigmoid", "softmax", default="none"),
+    "reduce": Choice("batch", "image", default="batch"),
+    "smooth": Number(1, minimum=0),
+    "class_weight": NumberForEachChannel(1, minimum=0),
+    "ignore_label": Number(None),
+    "background": Boolean(True),
+}
+
+
+@loss(
+    "prediction",
+    "label",
+    "weight",
+    optional=1,
+    check_shapes=check_masks,
+    squared=Boolean(False),
+    **MASK_PARAMETERS,
+)
+def dice(
+    evaluation: Evaluation,
+    prediction: np.ndarray,
+    label: np.ndarray,
+    weight: Optional[np.ndarray] = None,
+    *,
+    smooth: float,
+    squared: bool,
+    **settings: Any,
+) -> float:
+    """Dice loss, the mean over channels of 1 - (2 sum p g + s) / (sum p^k + sum g^k + s).
+
+    prediction (N, C, ...): probabilities, or scores with an activation; label (the same) from 0
+    to 1, or class numbers (N, 1, ...) or (N, ...) where C is not 1; weight of each element or
+    position.
+    """
+
+    def of_groups(true_positives: Any, false_positives: Any, false_negatives: Any) -> OfGroups:
+        errors = false_positives + false_negatives
+        denominator = 2 * true_positives + errors + smooth
+        value = ratio(errors, denominator)
+        zero, similarity = np.zeros_like(value), np.where(denominator == 0, 0, 1 - value)
+        if squared:
+            coefficients = zero, 2 * similarity, -2 * value, -2 * similarity
+        else:
+            coefficients = similarity, zero, -1 - value, zero
+        return value, ratio(np.stack(coefficients, -1), denominator[..., np.newaxis])
+
+    formula = squared_overlap if squared else overlap
+    return overlap_loss(evaluation, prediction, label, weight, formula, of_groups, **settings)
+
+
+@loss(
+    "prediction",
+    "label",
+    "weight",
+    optional=1,
+    check_shapes=check_masks,
+    alpha=Number(0.5, minimum=0),
+    beta=Number(0.5, minimum=0),
+    gamma=Number(1, above=0),
+    **MASK_PARAMETERS,
+)
+def tversky(
+    evaluation: Evaluation,
+    prediction: np.ndarray,
+    label: np.ndarray,
+    weight: Optional[np.ndarray] = None,
+    *,
+    alpha: float,
+    beta: float,
+    gamma: float,
+    smooth: float,
+    **settings: Any,
+) -> float:
+    """(Focal) Tversky loss, the mean over channels of (1 - T)^gamma.
+
+    T = (TP + s) / (TP + alpha FP + beta FN + s) with TP = sum p g, FP = sum p (1 - g) and FN =
+    sum (1 - p) g. Bottoms as of `dice`.
+    """
+
+    def of_groups(true_positives: Any, false_positives: Any, false_negatives: Any) -> OfGroups:
+        errors = alpha * false_positives + beta * false_negatives
+        denominator = true_positives + errors + smooth
+        distance = ratio(errors, denominator)  # 1 - T
+        value, slope = power(distance, gamma)
+        index, zero = 1 - distance, np.zeros_like(value)
+        coefficients = slope * alpha * index, zero, -slope * (distance + beta * index), zero
+        return value, ratio(np.stack(coefficients, -1), denominator[..., np.newaxis])
+
+    return overlap_loss(evaluation, prediction, label, weight, overlap, of_groups, **settings)
+
+
+def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
+    """The ratio, and 0 where the denominator is 0: nothing is there to overlap."""
+    return np.where(denominator == 0, 0, numerator / np.where(denominator == 0, 1, denominator))
+
+
+def power(base: np.ndarray, exponent: float) -> Tuple[np.ndarray, np.ndarray]:
+    """base^exponent and its derivative, with a bounded slope.
+
+    For an exponent below 1 the slope at 0 is infinite. There a parabola through 0 takes over, with
+    the same value and slope where they meet.
+    """
+    if exponent == 1:
+        return base, np.ones_like(base)
+    smallest = SMALLEST_POWER_BASE if exponent < 1 else 0
+    large = np.maximum(base, smallest)
+    value = large**exponent
+    slope = exponent * large ** (exponent - 1)
+    if exponent > 1:
+        return value, slope
+    x = base / smallest
+    of_parabola = smallest**exponent * x * ((2 - exponent) - (1 - exponent) * x)
+    slope_of_parabola = smallest ** (exponent - 1) * ((2 - exponent) - 2 * (1 - exponent) * x)
+    is_small = base < smallest
+    return np.where(is_small, of_parabola, value), np.where(is_small, slope_of_parabola, slope)
+
+
+def overlap_loss(
+    evaluation: Evaluation,
+    prediction: np.ndarray,
+    label: np.ndarray,
+    weight: Optional[np.ndarray],
+    formula: Callable[..., Any],
+    of_groups: Callable[..., OfGroups],
+    *,
+    activation: str,
+    reduce: str,
+    class_weight: Sequence[float],
+    ignore_label: Optional[float],
+    background: bool,
+) -> float:
+    """The weighted mean over channels (and images) of what `of_groups` makes of their sums."""
+    shape = batch_channel_position(prediction.shape)
+    masks = Masks(
+        prediction.reshape(shape),
+        positions_of(label, shape),
+        NO_ARRAY if weight is None else positions_of(weight, shape),
+        or_nan(ignore_label),
+    )
+    if prediction.size:
+        require_right_labels(evaluation.name, label, masks, ignore_label)
+    own_sums = sums(activation, formula, masks)
+    if not np.isfinite(own_sums).all():
+        return math.nan
+    if reduce == "batch":
+        images = 1.0
+        groups = np.reshape(evaluation.mean_over_ranks(*own_sums.sum(0).ravel()), (1, -1, 3))
+    else:
+        (images,), groups = evaluation.mean_over_ranks(shape[0]), own_sums
+    weights = np.broadcast_to(np.array(class_weight, np.float64), shape[1:2]).copy()
+    weights[: not background] = 0
+    weights /= (weights.sum() or 1) * (images or 1)
+    with np.errstate(all="ignore"):
+        values, coefficients = of_groups(*np.rollaxis(groups, 2))
+        coefficients = coefficients * (evaluation.loss_weight * weights)[:, np.newaxis]
+        coefficients = coefficients.astype(np.float32)
+        result = float((values * weights).sum())
+    gradient = evaluation.gradients[0] if evaluation.gradients else None
+    if gradient is not None:
+        is_finite = write_gradient(
+            activation, formula, masks, coefficients, gradient.reshape(shape)
+        )
+        evaluation.gradient_overflows = not is_finite
+    return result
+
+
+def require_right_labels(
+    name: str, label: np.ndarray, masks: Masks, ignore_label: Optional[float]
+) -> None:
+    """Raises unless labels are class numbers, or fractions where there is one for each element."""
+    classes = masks.prediction.shape[1]
+    if masks.label.shape[1] != classes:
+        require_class_numbers(name, label, classes, ignore_label)
+    elif count(label.reshape(1, 1, -1), (1, 1), 0, 1 + LABEL_TOLERANCE, ignore_label).wrong:
+        raise_for_fractions(name, label, ignore_label)
+
+
+def check_binary(name: str, settings: Mapping[str, Any], score: Shape, label: Shape) -> None:
+    """Both have the same layout."""
+    require_same_layout(name, "label", label, "score", score)
+
+
+@loss(
+    "score",
+    "label",
+    check_shapes=check_binary,
+    per_image=Boolean(True),
+    ignore_label=Number(None),
+)
+def lovasz_hinge(
+    evaluation: Evaluation,
+    score: np.ndarray,
+    label: np.ndarray,
+    *,
+    per_image: bool,
+    ignore_label: Optional[float],
+) -> float:
+    """Lovász hinge, the mean over images and channels of the Lovász extension of the Jaccard loss.
+
+    score (N, C, ...), label (the same) of 0 and 1. The errors are 1 - (2 t - 1) x, where above 0.
+    """
+    shape = batch_channel_position(score.shape)
+    if score.size:
+        fix = "divide a mask of 0 and 255 by 255"
+        require_class_numbers(evaluation.name, label, 2, ignore_label, fix)
+    margins = margins_for(evaluation, shape)
+    labels = label.reshape(shape)
+    if not set_hinge_margins(margins, score.reshape(shape), labels, or_nan(ignore_label)):
+        return math.nan
+    errors = Errors(margins, labels, np.ones(shape[1], np.float32), np.float32(1))
+    losses, _ = by_rank(errors, 1 if per_image else shape[0])
+    (groups,) = evaluation.mean_over_ranks(len(losses))
+    weight = 1 / ((groups or 1) * max(shape[1], 1))
+    (factor,) = factors_of(evaluation, np.full(1, weight))
+    if evaluation.gradients:
+        margins *= factor
+    return float(losses.sum() * weight)
+
+
+def check_classes(name: str, settings: Mapping[str, Any], score: Shape, label: Shape) -> None:
+    """The label has one class number for all channels of a position."""
+    require_class_layout(name, "label", label, "score", score)
+
+
+@loss(
+    "score",
+    "label",
+    check_shapes=check_classes,
+    per_image=Boolean(False),
+    classes=Choice("present", "all", default="present"),
+    ignore_label=Number(None),
+)
+def lovasz_softmax(
+    evaluation: Evaluation,
+    score: np.ndarray,
+    label: np.ndarray,
+    *,
+    per_image: bool,
+    classes: str,
+    ignore_label: Optional[float],
+) -> float:
+    """Lovász softmax, the mean over classes of the Lovász extension of the Jaccard loss.
+
+    score (N, C, ...), label (N, 1, ...) or (N, ...) of class numbers. The errors are what the
+    softmax lacks of 1 for the class of the label, and the probabilities of all others.
+    """
+    shape = batch_channel_position(score.shape)
+    scores, labels = score.reshape(shape), label.reshape(shape[0], 1, shape[2])
+    if score.size:
+        require_class_numbers(evaluation.name, label, shape[1], ignore_label)
+    margins = margins_for(evaluation, shape)
+    if not set_softmax_margins(margins, scores, labels, or_nan(ignore_label)):
+        return math.nan
+    errors = Errors(margins, labels, np.arange(shape[1], dtype=np.float32), np.float32(0))
+    losses, positives = by_rank(errors, 1 if per_image else shape[0])
+    (groups,) = evaluation.mean_over_ranks(len(losses))
+    counts = positives > 0 if classes == "present" else np.ones_like(positives, bool)
+    weights = counts / (np.maximum(counts.sum(1, keepdims=True), 1) * (groups or 1))
+    if evaluation.gradients:
+        factors = factors_of(evaluation, weights)
+        take_derivatives_through_softmax(margins, scores, factors)
+    return float((losses * weights).sum())
+
+
+def margins_for(evaluation: Evaluation, shape: Tuple[int, int, int]) -> np.ndarray:
+    """An array for margins, which become the gradient: where that goes if it is wanted."""
+    gradient = evaluation.gradients[0] if evaluation.gradients else None
+    return np.empty(shape, np.float32) if gradient is None else gradient.reshape(shape)
+
+
+def factors_of(evaluation: Evaluation, weights: np.ndarray) -> np.ndarray:
+    """What derivatives are multiplied with, as float32; notes where that does not hold them."""
+    with np.errstate(all="ignore"):
+        factors = (weights * evaluation.loss_weight).astype(np.float32)
+    evaluation.gradient_overflows = not np.isfinite(factors).all()
+    return factors
+
+
+def or_nan(ignore_label: Optional[float]) -> np.float32:
+    """The ignore_label, or a NaN, which nothing equals."""
+    return np.float32(np.nan if ignore_label is None else ignore_label)
