@@ -15,15 +15,18 @@ from support.processes import ROOT, environment
 
 numba = pytest.importorskip("numba", reason="without Numba there is one engine")
 
-# A loss of each loop, so that each of them compiles; prints what they return.
 LOSSES = """
 import numpy as np
 from caffe_losses import losses
 random = np.random.RandomState(0)
 x, t = random.randn(2, 3, 40, 50), (random.rand(2, 3, 40, 50) < 0.3)
-for loss in (losses.balanced_cross_entropy, losses.euclidean, losses.channel_sum_euclidean):
+for loss in ({}):
     print(repr(loss(x, t)[0]))
 """
+ONE_LOSS = LOSSES.format("losses.euclidean,")
+SEVERAL_LOSSES = LOSSES.format(
+    "losses.balanced_cross_entropy, losses.euclidean, losses.channel_sum_euclidean"
+)
 ENGINE = "from caffe_losses.loops import engine; print(engine.name())"
 
 
@@ -71,7 +74,7 @@ BROKEN = "ImportError('libLLVM.so: cannot open shared object file')"
 
 
 def test_numpy_runs_silently_where_numba_is_not_installed():
-    done = python(MISSING.format(NOT_INSTALLED) + ENGINE + "\n" + LOSSES)
+    done = python(MISSING.format(NOT_INSTALLED) + ENGINE + "\n" + ONE_LOSS)
     assert done.stderr == ""
     assert done.stdout.startswith("numpy\n")
 
@@ -86,7 +89,7 @@ def test_numpy_runs_silently_where_numba_is_not_installed():
     ids=["broken", "asked for and missing", "does not compile"],
 )
 def test_a_numba_that_fails_is_replaced_by_numpy_with_one_warning(code, variables, reason):
-    done = python(code + LOSSES + ENGINE, **variables)
+    done = python(code + ONE_LOSS + ENGINE, **variables)
     assert done.stderr.count("Warning") == 1
     assert f"RuntimeWarning: caffe_losses: Numba fails to {reason}" in done.stderr
     assert "CAFFE_LOSSES_ENGINE=numpy" in done.stderr
@@ -94,7 +97,7 @@ def test_a_numba_that_fails_is_replaced_by_numpy_with_one_warning(code, variable
 
 
 def test_both_engines_give_the_same_losses():
-    compiled, plain = (python(LOSSES, CAFFE_LOSSES_ENGINE=e).stdout for e in ("numba", "numpy"))
+    compiled, plain = (python(SEVERAL_LOSSES, CAFFE_LOSSES_ENGINE=e).stdout for e in ("numba", "numpy"))
     np.testing.assert_allclose(
         np.array(compiled.split(), float), np.array(plain.split(), float), rtol=1e-6
     )
@@ -138,7 +141,7 @@ def package(tmp_path):
 
 def run_losses(package, **variables):
     """The losses that a new process prints, and how many functions it compiled."""
-    done = python(COUNT_COMPILATIONS + LOSSES + PRINT_COMPILATIONS, path=package, **variables)
+    done = python(COUNT_COMPILATIONS + ONE_LOSS + PRINT_COMPILATIONS, path=package, **variables)
     assert done.stderr == ""
     *printed, last = done.stdout.splitlines()
     return printed, int(last.split()[1])
@@ -167,7 +170,7 @@ def test_an_edited_formula_never_runs_from_the_cache(package):
     os.utime(str(formulas), ns=(stamp.st_atime_ns, stamp.st_mtime_ns))
     after, compiled = run_losses(package)
     assert compiled > 0
-    assert float(after[1]) - float(before[1]) == pytest.approx(3 * 40 * 50 / 2, rel=1e-5)
+    assert float(after[0]) - float(before[0]) == pytest.approx(3 * 40 * 50 / 2, rel=1e-5)
 
 
 def test_a_read_only_installation_of_a_user_without_a_home_runs_all_the_same(package, tmp_path):
@@ -190,17 +193,17 @@ def test_a_cache_that_cannot_be_read_is_passed_over(package):
 def test_processes_that_start_at_once_on_an_empty_cache_are_all_right(package):
     running = [
         subprocess.Popen(
-            [sys.executable, "-B", "-c", LOSSES],
+            [sys.executable, "-B", "-c", ONE_LOSS],
             env=environment([package]),
             cwd=str(package.parent),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             universal_newlines=True,
         )
-        for _ in range(4)
+        for _ in range(3)
     ]
     ended = [process.communicate(timeout=300) for process in running]
-    assert [errors for _, errors in ended] == [""] * 4
+    assert [errors for _, errors in ended] == [""] * 3
     assert len({printed for printed, _ in ended}) == 1
     assert run_losses(package)[1] == 0
 
