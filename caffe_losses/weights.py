@@ -120,7 +120,8 @@ def balanced(
         groups = {"batch": 1, "channel": counts.shape[2]}.get(balance, batch)
         # P positions of w / sum w = Q / (2 P Q) each: a class weighs a half.
         sums = counts[0] + counts[1] if balance == "none" else 2 * counts * (counts[::-1] > 0)
-        weights = 1 / np.where(sums > 0, repeats * groups * sums, np.inf)
+        divisor = repeats * groups * sums
+        weights = 1 / np.where(divisor > 0, divisor, np.inf)
     else:
         weights = balance == "none" or counts[::-1] / np.maximum(counts[0] + counts[1], 1)
         weights = weights / normalizer(normalization, batch, count, valid)

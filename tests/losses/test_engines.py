@@ -33,6 +33,7 @@ ENGINE = "from caffe_losses.loops import engine; print(engine.name())"
 def python(code, *arguments, cwd="/", check=True, **variables):
     """Runs Python with the checkout, or another copy of the package, on the path."""
     path = variables.pop("path", ROOT)
+    variables = {"CAFFE_LOSSES_ENGINE": "", **variables}
     return subprocess.run(
         [sys.executable, "-B", "-c", code, *arguments],
         env=environment([path], **variables),
@@ -194,7 +195,7 @@ def test_processes_that_start_at_once_on_an_empty_cache_are_all_right(package):
     running = [
         subprocess.Popen(
             [sys.executable, "-B", "-c", ONE_LOSS],
-            env=environment([package]),
+            env=environment([package], CAFFE_LOSSES_ENGINE=""),
             cwd=str(package.parent),
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
