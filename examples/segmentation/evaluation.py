@@ -6,7 +6,7 @@ import numpy as np
 def confusion(predicted: np.ndarray, label: np.ndarray, classes: int) -> np.ndarray:
     """How many pixels of each class (rows) were taken for each class (columns)."""
     pairs = classes * label.astype(int).ravel() + predicted.astype(int).ravel()
-    return np.bincount(pairs, minlength=classes ** 2).reshape(classes, classes)
+    return np.bincount(pairs, minlength=classes**2).reshape(classes, classes)
 
 
 def intersection_over_union(counts: np.ndarray) -> np.ndarray:

@@ -57,7 +57,13 @@ def draw_scenes(figure: Any, held_out: Blobs, pictures: Dict[str, np.ndarray]) -
     for line, scene in zip(axes, with_rare_kinds(held_out["label"])[:SHOWN]):
         line[0].imshow(held_out["data"][scene, 0], cmap="gray", vmin=0, vmax=1)
         for axis, labels in zip(line[1:], pictures.values()):
-            axis.imshow(labels[scene, 0], cmap=ListedColormap(COLORS), vmin=0, vmax=len(COLORS) - 1)
+            axis.imshow(
+                labels[scene, 0],
+                cmap=ListedColormap(COLORS),
+                vmin=0,
+                vmax=len(COLORS) - 1,
+                interpolation="nearest",  # no colors of other labels between two pixels
+            )
     for axis, title in zip(axes[0], ["scene", *pictures]):
         axis.set_title(title, fontsize=9)
     for axis in axes.flat:

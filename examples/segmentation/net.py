@@ -3,7 +3,7 @@
 Every loss that is compared is here: LOSSES has for each name the layers that are added up.
 """
 
-from typing import Any, Callable, Dict, Sequence
+from typing import Any, Callable, Sequence
 
 import caffe
 import numpy as np
@@ -48,7 +48,7 @@ LOSSES = {
     "dice": [dice],
     "plain_dice": [plain, dice],
     "sum": [class_weights, focal, dice],
-}  # type: Dict[str, Sequence[AddLoss]]
+}
 
 
 def rounded(weights: np.ndarray) -> Sequence[float]:

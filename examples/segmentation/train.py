@@ -42,7 +42,7 @@ SOLVER = {**ADAM, "base_lr": 0.005}
 
 
 def main() -> None:
-    parser = argument_parser(__doc__, iterations=600, out="build/segmentation")
+    parser = argument_parser(__doc__, iterations=800, out="build/segmentation")
     parser.add_argument("--scenes", type=positive, default=3000, help="to train on (%(default)s)")
     options = parser.parse_args()
 
