@@ -37,19 +37,21 @@ from examples.training import (
     write_solver,
 )
 
-HELD_OUT = 1000  # scenes
 SOLVER = {**ADAM, "base_lr": 0.005}
 
 
 def main() -> None:
     parser = argument_parser(__doc__, iterations=800, out="build/segmentation")
     parser.add_argument("--scenes", type=positive, default=3000, help="to train on (%(default)s)")
+    parser.add_argument(
+        "--held-out", type=positive, default=1000, help="scenes to compare on (%(default)s)"
+    )
     options = parser.parse_args()
 
     training = scenes("train", options.scenes, options.seed)
     source = write_hdf5(options.out / "train.h5", **training)
     weights = class_weights(training["label"])
-    held_out = scenes("t10k", HELD_OUT, seed=0)
+    held_out = scenes("t10k", options.held_out, seed=0)
     scores = {}
     for loss in LOSSES:
         folder = options.out / loss

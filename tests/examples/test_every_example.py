@@ -47,7 +47,7 @@ EXAMPLES = [
     Example(
         "segmentation",
         40,
-        ["--scenes", "60"],
+        ["--scenes", "60", "--held-out", "60"],
         ["plain", "class_weights", "root_weights", "focal", "dice", "plain_dice", "sum"],
     ),
     Example("edges", 12, ["--crops", "20"], ["unbalanced", "balanced"]),
