@@ -44,6 +44,12 @@ EXAMPLES = [
         ["--images", "500"],
         ["cls_weight_1", "cls_weight_10", "cls_weight_100"],
     ),
+    Example(
+        "segmentation",
+        40,
+        ["--scenes", "60", "--held-out", "60"],
+        ["plain", "class_weights", "root_weights", "focal", "dice", "plain_dice", "sum"],
+    ),
     Example("edges", 12, ["--crops", "20"], ["unbalanced", "balanced"]),
 ]
 
