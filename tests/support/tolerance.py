@@ -155,7 +155,7 @@ def of_overlap(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -
     Where sums of probabilities may cancel or are made of tiny numbers alone nothing is promised.
     """
     loss, (gradient,) = answer
-    prediction, _, *weights = bottoms
+    prediction, label, *weights = bottoms
     if prediction.size == 0:
         return of_answer(answer, *bottoms)
     are_probabilities = prediction.min() >= 0 and prediction.max() <= 1
@@ -167,6 +167,8 @@ def of_overlap(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -
     gamma = parameters.get("gamma", 1)
     largest = np.abs(gradient).max() + SMALLEST * (1 + sum(weight.max() for weight in weights))
     error = (1 + gamma) * (1e-5 * np.abs(gradient) + 2e-6 * largest)
+    if np.any((label > 0) & (label < 1)):  # what a soft label adds and takes away may cancel
+        error = error + 1e-6 / parameters.get("smooth", 1)
     return (1 + gamma) * 1e-6 * abs(loss) + SMALLEST, [error]
 
 
