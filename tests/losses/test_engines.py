@@ -98,10 +98,11 @@ def test_a_numba_that_fails_is_replaced_by_numpy_with_one_warning(code, variable
 
 
 def test_both_engines_give_the_same_losses():
-    compiled, plain = (python(SEVERAL_LOSSES, CAFFE_LOSSES_ENGINE=e).stdout for e in ("numba", "numpy"))
-    np.testing.assert_allclose(
-        np.array(compiled.split(), float), np.array(plain.split(), float), rtol=1e-6
+    compiled, plain = (
+        np.array(python(SEVERAL_LOSSES, CAFFE_LOSSES_ENGINE=engine).stdout.split(), float)
+        for engine in ("numba", "numpy")
     )
+    np.testing.assert_allclose(compiled, plain, rtol=1e-6)
 
 
 @pytest.mark.parametrize(
