@@ -248,7 +248,9 @@ def balanced_bottoms():
     for layer in LAYERS:
         for bottom in layer.bottoms if "balance" in layer.parameters else []:
             for value in [*bottom.without_weight, 1] if bottom.without_weight else []:
-                yield row_with(layer), bottom.name, value
+                row = row_with(layer)
+                balanced = {**row.parameters, "balance": "image"}
+                yield row._replace(parameters=balanced), bottom.name, value
 
 
 @pytest.mark.parametrize("row, name, value", balanced_bottoms())
