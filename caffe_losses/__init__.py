@@ -13,6 +13,8 @@ Each module imports only from those before it:
     checks          what bottoms must be, and the errors
     parameters      param_str
     loss            a loss as a function
+    softmax_losses  those of a softmax
+    overlap_losses  those of sums and ranks
     losses          the catalogue
     import_caffe    caffe, or an error that says how to get it
     batch_counts    counts of a batch that several ranks share
