@@ -36,7 +36,7 @@ def import_numba() -> None:
         import numba  # noqa: F401
     except Exception as error:  # whatever a broken installation raises
         is_missing = isinstance(error, ModuleNotFoundError) and error.name == "numba"
-        fall_back("import", error, silently=is_missing and VARIABLE not in os.environ)
+        fall_back("import", error, silently=is_missing and not os.environ.get(VARIABLE))
 
 
 def fall_back(step: str, error: Exception, silently: bool = False) -> None:

@@ -264,7 +264,7 @@ def end_of(case):
     return "answer"
 
 
-CASES = int(os.environ.get("FUZZ_CASES", 120 * len(LAYERS)))
+CASES = int(os.environ.get("FUZZ_CASES", 300 * len(LAYERS)))
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
