@@ -104,6 +104,16 @@ def on_threads(work: Callable[[float, float], None], count: int) -> Contestant:
     return run
 
 
+def in_turn(*steps: Callable[[], Any]) -> Contestant:
+    """The steps of a contestant, one after the other."""
+
+    def run() -> None:
+        for step in steps:
+            step()
+
+    return run
+
+
 def textbook_cross_entropy(inputs: Dict[str, Array]) -> Contestant:
     """Weighted sigmoid cross-entropy as one writes it down; it overflows for large scores."""
     score, label = inputs.values()
@@ -219,7 +229,7 @@ def textbook_dice(inputs: Dict[str, Array]) -> Contestant:
         dice = (2 * np.sum(probability * label) + 1) / denominator
         return (dice - 2 * label) / denominator * probability * (1 - probability)
 
-    return Contestant(forward, backward)
+    return in_turn(forward, backward)
 
 
 def textbook_tversky(inputs: Dict[str, Array]) -> Contestant:
@@ -241,7 +251,7 @@ def textbook_tversky(inputs: Dict[str, Array]) -> Contestant:
         share = overlap / denominator * 0.3  # alpha and 1 - beta are both 0.3
         return (share - label) / denominator * probability * (1 - probability)
 
-    return Contestant(forward, backward)
+    return in_turn(forward, backward)
 
 
 def textbook_lovasz_hinge(inputs: Dict[str, Array]) -> Contestant:
@@ -267,7 +277,7 @@ def textbook_lovasz_hinge(inputs: Dict[str, Array]) -> Contestant:
             gradient[image].reshape(-1)[order] = steps
         return -gradient * sign / len(score)
 
-    return Contestant(forward, backward)
+    return in_turn(forward, backward)
 
 
 def sort_alone(net: caffe.Net) -> Contestant:
@@ -279,7 +289,7 @@ def sort_alone(net: caffe.Net) -> Contestant:
         for image in keys:
             np.sort(image)
 
-    return Contestant(forward, lambda: None)
+    return in_turn(forward, lambda: None)
 
 
 def torch_cross_entropy(net: caffe.Net) -> Optional[Contestant]:
@@ -464,6 +474,7 @@ LOSSES: Dict[str, Loss] = {
         textbook_dice,
         draw_labels,
         {},
+        SHAPES[2:3],
     ),
     "Tversky": Loss(
         layer_named("TverskyLossLayer", "xt", activation="sigmoid", alpha=0.3, beta=0.7),
@@ -471,6 +482,7 @@ LOSSES: Dict[str, Loss] = {
         textbook_tversky,
         draw_labels,
         {},
+        SHAPES[2:3],
     ),
     "Lovász hinge": Loss(
         layer_named("LovaszHingeLossLayer", "xt"),
@@ -478,6 +490,7 @@ LOSSES: Dict[str, Loss] = {
         textbook_lovasz_hinge,
         draw_labels,
         {"sort alone": sort_alone},
+        SHAPES[2:3],
     ),
     "channel sum": Loss(
         layer_named("ChannelSumEuclideanLossLayer", "xt"),
