@@ -13,8 +13,7 @@ import numpy as np
 from caffe_losses import batch_counts, parameters
 from caffe_losses.checks import require_finite_loss
 from caffe_losses.import_caffe import caffe
-from caffe_losses.loops.parts import Part, parts
-from caffe_losses.loops.threads import for_each_part
+from caffe_losses.loops.checksum import Checksum, checksum
 from caffe_losses.loss import Evaluation, Loss, Weightless
 from caffe_losses.net_spec import spec_of
 
@@ -50,28 +49,10 @@ def data_of(blob: Any) -> np.ndarray:
     return blob.data if blob.count else np.zeros(tuple(blob.shape), np.float32)
 
 
-# An array of so many elements is copied quicker than summed.
-COPIED = 4096
-
-
-def fingerprint(array: np.ndarray) -> Tuple[bytes, List[int]]:
-    """What shows that somebody has written to an array: its first bytes and sums of its bits."""
-    if array.size <= COPIED:
-        return array.tobytes(), []
-    flat = array.reshape(-1)
-
-    def sum_of_bits(part: Part) -> int:
-        numbers = flat[part[0] : part[1]]
-        pairs = numbers[: numbers.size // 2 * 2].view(np.int64)
-        return int(np.add.reduce(pairs)) + int(numbers[-1:].view(np.int32)[0])
-
-    return flat[:8].tobytes(), for_each_part(sum_of_bits, parts(flat.size))
-
-
 # The gradients that forward has left in the bottoms' diffs.
 LeftGradients = NamedTuple(
     "LeftGradients",
-    [("loss_weight", float), ("wanted", List[bool]), ("fingerprints", List[Any])],
+    [("loss_weight", float), ("wanted", List[bool]), ("checksums", List[Checksum])],
 )
 
 
@@ -149,8 +130,8 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
         loss = self.evaluate(evaluation)
         self.warn_if_nothing_weighs(evaluation.weightless, self.bottoms[0].size)
         if any(wanted) and not evaluation.gradient_overflows:
-            fingerprints = [fingerprint(diff) for diff in evaluation.gradients if diff is not None]
-            self.left = LeftGradients(loss_weight, wanted, fingerprints)
+            checksums = [checksum(diff) for diff in evaluation.gradients if diff is not None]
+            self.left = LeftGradients(loss_weight, wanted, checksums)
         self.has_loss = True
         self.has_seen_a_batch = self.has_seen_a_batch or 0 not in self.shapes[0]
         top[0].data[...] = loss
@@ -184,7 +165,7 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
         if left is None or (left.loss_weight, left.wanted) != (loss_weight, self.wanted):
             return False
         diffs = self.diffs(bottom, self.wanted)
-        return left.fingerprints == [fingerprint(diff) for diff in diffs if diff is not None]
+        return left.checksums == [checksum(diff) for diff in diffs if diff is not None]
 
     def write_gradients(self, loss_weight: float, bottom: Any) -> None:
         """Computes the gradients that are wanted, with the counts of all ranks that forward got."""

@@ -8,7 +8,7 @@ import numpy as np
 from caffe_losses.elementary import ONE, ZERO
 from caffe_losses.loops import engine
 from caffe_losses.loops.along_axis import class_of
-from caffe_losses.loops.parts import PART, ROW, Index, Part, blocks, parts, slices
+from caffe_losses.loops.parts import PART, ROW, STRETCH, Index, Part, blocks, parts, slices
 from caffe_losses.loops.rows import add, after, mark_any_channel, multiply, tally
 from caffe_losses.loops.threads import for_each_part
 
@@ -121,11 +121,11 @@ def count_rows(
 ) -> None:
     """Adds up the elements from start to stop as they lie in memory, or the positions."""
     channels, positions = 1 if any_channel else label.shape[1], label.shape[2]
-    buffer = np.empty(ROW, np.float32)
+    buffer = np.empty(STRETCH, np.float32)
     row = start // positions
     image, channel, position = row // channels, row % channels, start - row * positions
     while start < stop:
-        step = min(positions - position, ROW, stop - start)
+        step = min(positions - position, STRETCH, stop - start)
         labels = label[image, channel, position : position + step]
         if any_channel:
             labels = buffer[:step]
@@ -145,11 +145,17 @@ def count_row(labels: np.ndarray, lowest: Any, highest: Any, ignore_label: Any) 
     positive = negative = ignored = right = np.int32(0)
     for i in range(labels.size):
         label = labels[i]
-        valid = label != ignore_label
-        positive = tally(positive, valid & (label > ZERO))
-        negative = tally(negative, valid & (label == ZERO))
+        positive = tally(positive, label > ZERO)
+        negative = tally(negative, label == ZERO)
         ignored = tally(ignored, label == ignore_label)
-        right = tally(right, valid & (label >= lowest) & (label <= highest))
+        right = tally(right, (label >= lowest) & (label <= highest))
+    # What is ignored is nothing else. Taken off here: in the loop it would cost as much again.
+    if ignore_label > ZERO:
+        positive -= ignored
+    if ignore_label == ZERO:
+        negative -= ignored
+    if lowest <= ignore_label <= highest:
+        right -= ignored
     return positive, negative, ignored, right
 
 

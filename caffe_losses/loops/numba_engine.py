@@ -20,13 +20,14 @@ FLOAT, BITS = ir.FloatType(), ir.IntType(32)
 float32, int32, boolean = numba.types.float32, numba.types.int32, numba.types.boolean
 
 # exp(z) = 2^k e^r with k the whole number nearest to z / ln 2; ln 2 in two parts, of which the
-# first has few digits, so that k times it is exact. 2^k is 0 below the smallest normal number.
-SMALLEST_EXPONENT = np.float32(-104)
+# first has few digits, so that k times it is exact. What is below the smallest normal number is 0.
+SMALLEST_EXPONENT, LOWEST_K = np.float32(-87.336544), np.float32(-126)
 LOG2_OF_E = np.float32(1.44269504)
+# Rounds what it is added to: the whole number is then in the last bits of the sum.
+SHIFT = np.float32(1.5 * 2**23)
 LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 LN2 = np.float32(np.log(2))
-# Of two: 2^-1000 is 0.
-LOWEST_POWER, LOG2_OF_ZERO = np.float32(-1000), np.float32(-1e30)
+LOG2_OF_ZERO = np.float32(-1e30)
 SMALLEST_NORMAL = np.finfo(np.float32).tiny
 THIRTY_TWO, TWO_TO_32 = np.float32(32), np.float32(2.0**32)
 # (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2, to 1e-8, and ln(1 + e) / e about e = 1/2, to 3e-8: the
@@ -47,25 +48,29 @@ def select(typing: Any, condition: Any, first: Any, second: Any) -> Any:
     return float32(boolean, float32, float32), generate
 
 
+def llvm_function(name: str) -> Callable:
+    """One of LLVM's own functions of a float32."""
+
+    @intrinsic
+    def function(typing: Any, z: Any) -> Any:
+        def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
+            return builder.call(builder.module.declare_intrinsic(name, [FLOAT]), arguments)
+
+        return float32(float32), generate
+
+    return function
+
+
+floor_of, absolute_of = llvm_function("llvm.floor"), llvm_function("llvm.fabs")
+
+
 @intrinsic
-def floor_of(typing: Any, z: Any) -> Any:
-    """The largest whole number that is not above z, as a float32."""
+def power_of_two(typing: Any, shifted: Any) -> Any:
+    """2^k for the whole number k from -126 to 127 whose sum with SHIFT this is."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.call(builder.module.declare_intrinsic("llvm.floor", [FLOAT]), arguments)
-
-    return float32(float32), generate
-
-
-@intrinsic
-def power_of_two(typing: Any, k: Any) -> Any:
-    """2^k for a whole number k up to 127, put together from its bits; 0 for k below -126."""
-
-    def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        biased = builder.add(builder.fptosi(arguments[0], BITS), BITS(127))
-        is_normal = builder.icmp_signed(">", biased, BITS(0))
-        exponent = builder.select(is_normal, biased, BITS(0))
-        return builder.bitcast(builder.shl(exponent, BITS(23)), FLOAT)
+        exponent = builder.shl(builder.bitcast(arguments[0], BITS), BITS(23))
+        return builder.bitcast(builder.add(exponent, BITS(127 << 23)), FLOAT)
 
     return float32(float32), generate
 
@@ -171,20 +176,19 @@ def exp(z: Any) -> Any:
 
 @implements(elementary.exp_of_sum)
 def exp_of_sum(z: Any, tail: Any) -> Any:
-    is_tiny = z + tail < SMALLEST_EXPONENT
-    bounded = select(is_tiny, SMALLEST_EXPONENT, z)
-    rest = select(is_tiny, ZERO, tail)
-    k = floor_of((bounded + rest) * LOG2_OF_E + HALF)
-    r = bounded - k * LN2_HIGH - k * LN2_LOW + rest
-    return scaled_exp(k, r)
+    shifted = (z + tail) * LOG2_OF_E + SHIFT
+    k = shifted - SHIFT
+    r = z - k * LN2_HIGH - k * LN2_LOW + tail
+    return select(z + tail < SMALLEST_EXPONENT, ZERO, scaled_exp(shifted, r))
 
 
 @numba.njit(inline="always")
-def scaled_exp(k: Any, r: Any) -> Any:
-    """2^k e^r."""
+def scaled_exp(shifted: Any, r: Any) -> Any:
+    """2^k e^r, for the sum of k and SHIFT."""
     square = r * r
     polynomial = (E0 + E1 * r) + square * ((E2 + E3 * r) + square * E4)
-    return (ONE + (r + square * polynomial)) * power_of_two(k)
+    scale = power_of_two(shifted)
+    return scale + scale * (r + square * polynomial)
 
 
 @implements(rows.order)
@@ -216,10 +220,11 @@ def power(base: Any, exponent: Any) -> Any:
     k, f = parts_of(base)
     # 2^(exponent k) 2^(exponent log2(1 + f)): the first of these exponents may be large, and is
     # exact for an exponent of few digits; what it loses would be the first digits of the result.
-    first = elementary.maximum(exponent * select(base == ZERO, LOG2_OF_ZERO, k), LOWEST_POWER)
+    first = exponent * select(base == ZERO, LOG2_OF_ZERO, k)
     second = exponent * (elementary.log1p(f) * LOG2_OF_E)
-    whole = floor_of(first + second + HALF)
-    return scaled_exp(whole, ((first - whole) + second) * LN2)
+    shifted = first + second + SHIFT
+    r = (first - (shifted - SHIFT) + second) * LN2
+    return select(first + second < LOWEST_K, ZERO, scaled_exp(shifted, r))
 
 
 @implements(elementary.floor)
@@ -244,7 +249,7 @@ def where(condition: Any, first: Any, second: Any) -> Any:
 
 @implements(elementary.absolute)
 def absolute(z: Any) -> Any:
-    return select(z < ZERO, -z, z)
+    return absolute_of(z)
 
 
 @implements(elementary.maximum)

@@ -8,7 +8,7 @@ import numpy as np
 
 from caffe_losses.elementary import ONE, ZERO
 from caffe_losses.loops import engine
-from caffe_losses.loops.parts import ROW, Index, Part, blocks, parts, total
+from caffe_losses.loops.parts import ROW, STRETCH, Index, Part, blocks, parts, total
 from caffe_losses.loops.rows import (
     add,
     after,
@@ -186,21 +186,39 @@ def run_row(
     return result
 
 
+def run_stretch(
+    x: np.ndarray,
+    t: np.ndarray,
+    parameter: np.ndarray,
+    weight: np.ndarray,
+    gradient: np.ndarray,
+    loss_weight: Any,
+) -> float:
+    """The sum over a stretch, row by row, and its gradient."""
+    result = 0.0
+    for first in range(0, x.size, ROW):
+        here = slice(first, first + ROW)
+        result += run_row(
+            x[here], t[here], parameter[here], weight[here], gradient[here], loss_weight
+        )
+    return result
+
+
 def run_rows(blobs: Blobs, weights: Weights, start: int, stop: int) -> float:
-    """The sum over the elements from start to stop as they lie in memory, row by row."""
+    """The sum over the elements from start to stop as they lie in memory."""
     x, t = blobs.prediction.reshape(-1), blobs.target.reshape(-1)
     gradient, opposite = blobs.gradient.reshape(-1), blobs.opposite.reshape(-1)
     channels, positions = blobs.prediction.shape[1:]
     row = start // positions
     place = row // channels, row % channels, start - row * positions
-    parameter, weight = np.empty(ROW, np.float32), np.empty(ROW, np.float32)
-    unwanted = np.empty(ROW, np.float32)
+    parameter, weight = np.empty(STRETCH, np.float32), np.empty(STRETCH, np.float32)
+    unwanted = np.empty(STRETCH, np.float32)
     fill(parameter, blobs.parameter[0])
     fill(weight, weights.positive[0, 0])
     elements_differ = differ(weights) or blobs.parameter.size + blobs.parameter_factor.size > 1
     result = 0.0
-    for first in range(start, stop, ROW):
-        last = min(first + ROW, stop)
+    for first in range(start, stop, STRETCH):
+        last = min(first + STRETCH, stop)
         length = last - first
         done = 0
         while done < length and elements_differ:
@@ -212,7 +230,7 @@ def run_rows(blobs: Blobs, weights: Weights, start: int, stop: int) -> float:
             place = after(step, image, channel, position, channels, positions)
             done = to
         out = gradient[first:last] if gradient.size else unwanted[:length]
-        result += run_row(
+        result += run_stretch(
             x[first:last],
             t[first:last],
             parameter[:length],
@@ -229,13 +247,13 @@ def run_positions(blobs: Blobs, weights: Weights, start: int, stop: int) -> floa
     """The sum over all channels of the positions from start to stop, which share their weights."""
     x, t, gradient, opposite = blobs.prediction, blobs.target, blobs.gradient, blobs.opposite
     channels, positions = x.shape[1:]
-    parameter, weight = np.empty(ROW, np.float32), np.empty(ROW, np.float32)
-    unwanted = np.empty(ROW, np.float32)
+    parameter, weight = np.empty(STRETCH, np.float32), np.empty(STRETCH, np.float32)
+    unwanted = np.empty(STRETCH, np.float32)
     fill(parameter, blobs.parameter[0])
     result = 0.0
     while start < stop:
         image, position = start // positions, start % positions
-        length = min(positions - position, ROW, stop - start)
+        length = min(positions - position, STRETCH, stop - start)
         here = slice(position, position + length)
         if weights.any_channel:
             mark_any_channel(weight[:length], weights.mask, image, here)
@@ -247,7 +265,7 @@ def run_positions(blobs: Blobs, weights: Weights, start: int, stop: int) -> floa
         for channel in range(channels):
             set_parameter(parameter[:length], blobs, image, channel, position)
             out = gradient[image, channel, here] if gradient.size else unwanted[:length]
-            result += run_row(
+            result += run_stretch(
                 x[image, channel, here],
                 t[image, channel, here],
                 parameter[:length],
