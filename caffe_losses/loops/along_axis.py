@@ -8,7 +8,7 @@ import numpy as np
 from caffe_losses.elementary import ONE, ZERO, floor, maximum, where
 from caffe_losses.formulas import exponential_of_difference, log_of_sum
 from caffe_losses.loops import engine
-from caffe_losses.loops.parts import BLOCK, PART, ROW, Part, slices, total
+from caffe_losses.loops.parts import BLOCK, PART, ROW, STRETCH, Part, slices, total
 from caffe_losses.loops.rows import add, copy, fill, from_order, multiply, order
 from caffe_losses.loops.threads import for_each_part
 
@@ -34,9 +34,8 @@ NO_CLASS = np.float32(-1)
 CHANNELS = 64
 # Up to so many classes vectors are transposed, to work on many of them at a time.
 FEW_CLASSES = 64
-# Positions that are worked on together, and elements: these and their gradient stay in the cache.
-WIDTH = 4 * ROW
-TILE = 32 * WIDTH
+# Elements of scores that are worked on together: they and their gradient stay in the cache.
+TILE = 32 * STRETCH
 
 
 def along_axis(formula: Formula, scores: Scores, kind: Any = np.float32) -> float:
@@ -182,8 +181,8 @@ def parts_of_positions(count: int, classes: int) -> List[Part]:
     if classes == 0:
         return []
     step = max(1, PART // classes)
-    if step > WIDTH:
-        step -= step % WIDTH
+    if step > STRETCH:
+        step -= step % STRETCH
     return [(start, min(start + step, count)) for start in range(0, count, step)]
 
 
@@ -217,11 +216,11 @@ Row = NamedTuple(
 def run_positions(scores: Scores, start: int, stop: int) -> float:
     """The weighted sum over the positions from start to stop, counted through all images."""
     classes, positions = scores.score.shape[1:]
-    width = min(WIDTH, max(32, TILE // classes))
+    width = min(STRETCH, max(32, TILE // classes))
     is_transposed = positions == 1 and classes <= FEW_CLASSES
     size = classes * width if is_transposed else 0
     columns, columns_of_gradient = np.empty(size, np.float32), np.empty(size, np.float32)
-    buffers, sums = np.empty((12, WIDTH), np.float32), np.empty((2, WIDTH), np.float64)
+    buffers, sums = np.empty((12, STRETCH), np.float32), np.empty((2, STRETCH), np.float64)
     result, tile = 0.0, scores
     while start < stop:
         # Where there are no positions, the images of a row lie side by side.

@@ -115,9 +115,9 @@ def weight_of_block(weights: Weights, target: np.ndarray, index: Index) -> np.nd
         mask = part_of(weights.mask, index)
         if weights.any_channel:
             mask = np.any(weights.mask[index[0], :, index[2]] != 0, axis=1, keepdims=True)
-        weight = np.where(mask > 0, weight, np.where(mask == 0, negative, ZERO))
+        weight = weight * (mask > 0) + negative * (mask == 0)
     if not np.isnan(weights.ignore_label):
-        weight = np.where(target == weights.ignore_label, ZERO, weight)
+        weight = weight * (target != weights.ignore_label)
     if weights.of_element.size:
         weight = weight * part_of(weights.of_element, index)
     return weight
