@@ -3,7 +3,7 @@
 Many faults show here without a numeric derivative.
 """
 
-from typing import Dict, List, NamedTuple, Optional, Set, Tuple
+from typing import Dict, List, NamedTuple, Optional, Set
 
 import numpy as np
 
@@ -51,8 +51,8 @@ def other_bottoms(function: LayerFunction) -> Arrays:
     return other
 
 
-def forward_faults(function: LayerFunction, other: Arrays) -> Tuple[str, str]:
-    """That forward depends on more than its bottoms: on the previous ones, or on chance."""
+def random_forward(function: LayerFunction, other: Arrays) -> str:
+    """That forward depends on chance; that it depends on previous bottoms is a misdeed."""
     function.outputs(other)
     outputs = [function.outputs(function.origin) for repetition in range(3)]
     if not np.isfinite(outputs).all():
@@ -63,35 +63,39 @@ def forward_faults(function: LayerFunction, other: Arrays) -> Tuple[str, str]:
     tolerance = SAME_FORWARD * np.abs(outputs).max()
     if not close(outputs[1], outputs[2], tolerance):
         values = ", ".join(f"{each @ function.cotangent:.8g}" for each in outputs)
-        return "", f"the forward is not deterministic: three for the same bottoms give {values}"
+        return f"the forward is not deterministic: three for the same bottoms give {values}"
     if not close(outputs[0], outputs[1], tolerance):
-        return "stale: forward depends on the bottoms and labels that the layer saw before", ""
-    return "", ""
+        misdeed = "stale: forward depends on the bottoms and labels that the layer saw before"
+        for name in function.misdeeds:
+            function.misdeeds[name].add(misdeed)
+    return ""
 
 
-def choose_flags(function: LayerFunction, asked: List[bool], labels: Set[str]) -> str:
-    """Has backward asked for all that Caffe asks for or, if it raises an error, for less.
+def choose_flags(function: LayerFunction, labels: Set[str]) -> str:
+    """Has a Python layer's backward asked for all that Caffe asks for or, if it raises an error,
+    for less.
 
     What training nets ask for is less by the labels, or the first bottom alone; the gradients must
     be the same. Returns the error.
     """
-    without_labels = [
-        flag and each.name not in labels for flag, each in zip(asked, function.bottoms)
-    ]
-    first_alone = [flag and index == 0 for index, flag in enumerate(asked)]
+    function.run_backward()
+    asked, bottoms = function.asked, function.bottoms
+    if not any(asked):
+        return ""
+    without_labels = [flag and bottom.name not in labels for flag, bottom in zip(asked, bottoms)]
+    first_alone = asked[:1] + [False] * len(asked[1:])
     found, errors = [], []
-    for flags in asked, without_labels, first_alone:
-        if any(flags):
-            function.flags = flags
+    for function.flags in asked, without_labels, first_alone:
+        if any(function.flags):
             try:
-                found.append((flags, function.gradient(function.origin)))
+                found.append((function.flags, function.gradient(function.origin)))
             except Exception as error:
                 errors.append(error)
     if not found:
         raise errors[0]
     function.flags, expected = found[0]
     for flags, gradient in found[1:]:
-        for flag, (name, _, _) in zip(flags, function.bottoms):
+        for flag, (name, _, _) in zip(flags, bottoms):
             tolerance = SAME_GRADIENT * np.abs(expected[name]).max()
             if flag and not close(gradient[name], expected[name], tolerance):
                 function.misdeeds[name].add(
