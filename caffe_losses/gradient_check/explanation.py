@@ -6,7 +6,7 @@ from typing import List, Optional, Tuple
 import numpy as np
 
 from caffe_losses.gradient_check.judgement import Judge, Measurement
-from caffe_losses.gradient_check.probes import close, is_near
+from caffe_losses.gradient_check.probes import close, is_near, proportion
 
 SMALL_CONSTANTS = range(2, 11)  # such as the 2 of a square; also one over them
 NEARLY_ALL = 0.9  # of the elements of a group are wrong where the group is
@@ -108,11 +108,9 @@ def confined(evidence: Evidence) -> Optional[str]:
     for name, values, all_groups, _ in evidence.groupings:
         groups = all_groups[evidence.elements]
         bad = np.unique(groups[evidence.wrong])
-        in_bad = np.isin(groups, bad)
-        others_are_right = (matters & ~in_bad).any()
-        if not bad.size or not others_are_right or not (in_bad & matters).any():
-            continue
-        if evidence.wrong[in_bad & matters].mean() > NEARLY_ALL:
+        is_bad = np.isin(groups, bad)
+        inside, outside = matters & is_bad, matters & ~is_bad
+        if inside.any() and outside.any() and evidence.wrong[inside].mean() > NEARLY_ALL:
             bad_values = ", ".join(f"{values[group]:g}" for group in bad)
             return f"{what_is_wrong(evidence)} only {name} {bad_values}"
     return None
@@ -153,7 +151,5 @@ def ratio_where(evidence: Evidence, where: np.ndarray) -> Optional[float]:
     error = evidence.error[where]
     if not analytic.any() or (np.abs(numeric) <= error).all():
         return None
-    factor = float((analytic * numeric).sum() / (numeric**2).sum())
-    tolerance = evidence.threshold * np.abs(analytic).max() + np.abs(factor) * error
-    fits = bool((np.abs(analytic - factor * numeric) <= tolerance).all())
-    return factor if fits and abs(factor - 1) > evidence.threshold else None
+    factor = proportion(analytic, numeric, evidence.threshold, error)
+    return None if factor is None or abs(factor - 1) <= evidence.threshold else factor

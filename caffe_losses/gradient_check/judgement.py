@@ -134,20 +134,17 @@ class Judge:
         return self.options.threshold * scale + self.rounding(measurement)
 
     def is_wrong(self, measurement: Measurement) -> bool:
-        is_beyond = self.is_beyond(measurement, self.tolerance(measurement))
-        return is_beyond or self.is_wrong_by_group(measurement)
-
-    def is_wrong_by_group(self, measurement: Measurement) -> bool:
-        """By the scale of the weakest channel, class or image that has all the elements."""
+        """By the scale of the blob, or that of the weakest channel, class or image around it."""
+        tolerance = self.tolerance(measurement)
         scale = self.scale(measurement, self.weakest[measurement.elements].max())
         share = max(WRONG_BY_GROUP, self.options.threshold)
-        return self.is_beyond(measurement, share * scale + self.rounding(measurement))
-
-    def is_beyond(self, measurement: Measurement, tolerance: float) -> bool:
+        narrower = min(tolerance, share * scale + self.rounding(measurement))
         # Next to a kink, the bound on the error is not one to accuse by.
-        smooth = min(tolerance, self.tolerance(measurement))
-        is_smooth = measurement.error <= max(smooth, NOISY * measurement.noise)
-        return is_smooth and measurement.difference > tolerance + measurement.error
+        return any(
+            measurement.error <= max(each, NOISY * measurement.noise)
+            and measurement.difference > each + measurement.error
+            for each in (tolerance, narrower)
+        )
 
     def is_clear(self, measurement: Measurement) -> bool:
         """Whether an error as large as the tolerance would have been seen here."""
@@ -173,8 +170,7 @@ class Judge:
         seen = [abs(each.numeric) - each.error for each in elements]
         self.largest = max([self.largest, *seen]) or 1.0  # Caffe's, if there is no gradient at all
         weak = self.measure(self.weak_groups())
-        wrong = [each for each in elements if self.is_wrong(each)]
-        wrong = wrong or [each for each in weak if self.is_wrong_by_group(each)]
+        wrong = [each for each in elements + weak if self.is_wrong(each)]
         if wrong:
             return Judgement(WRONG, wrong)
         is_enough = self.is_enough(elements)
@@ -245,9 +241,10 @@ class Judge:
         gradient = self.gradient.ravel()
         uphill = np.where(gradient == 0, anywhere, np.sign(gradient))
         yield self.measure([(self.candidates, uphill[self.candidates])])
-        reach = float(np.median([each.reach for each in elements]))
-        far = np.array([each.elements[0] for each in elements if each.reach >= reach > 0], int)
-        if far.size:
+        numbers = np.array([each.elements[0] for each in elements])
+        reach = np.array([each.reach for each in elements]) / self.measurer.unit[numbers]
+        if np.median(reach) > 0:
+            far = numbers[reach >= np.median(reach)]
             yield self.measure([(far, uphill[far])], depth=1)
 
     def narrow(self, direction: Measurement) -> Optional[Measurement]:

@@ -3,7 +3,7 @@
 Many faults show here without a numeric derivative.
 """
 
-from typing import Dict, List, NamedTuple, Optional, Set
+from typing import Any, Dict, List, NamedTuple, Optional, Set
 
 import numpy as np
 
@@ -208,9 +208,12 @@ def is_near(left: float, right: float) -> bool:
     return abs(left - right) <= NEAR * abs(right)
 
 
-def proportion(left: np.ndarray, right: np.ndarray) -> Optional[float]:
-    """The factor that makes left of right, if there is one."""
+def proportion(
+    left: np.ndarray, right: np.ndarray, share: float = SAME_GRADIENT, error: Any = 0.0
+) -> Optional[float]:
+    """The factor that makes left of right, if there is one; `error` is that of right."""
     if not right.any():
         return None
     factor = float((left * right).sum() / (right**2).sum())
-    return factor if close(left, factor * right, SAME_GRADIENT * np.abs(left).max()) else None
+    tolerance = share * np.abs(left).max() + np.abs(factor) * error
+    return factor if close(left, factor * right, tolerance) else None
