@@ -118,18 +118,21 @@ class LayerCheck:
 
     def reason_to_skip(self, variable: Variable) -> str:
         function, bottom, gradients = self.function, variable.bottom, self.gradients[variable.name]
-        if function.is_python:
-            if not any(function.asked):
-                return "Caffe does not call this layer's backward"
-            is_asked = bottom is None or function.asked[bottom]
-            if is_asked and bottom is not None and not function.flags[bottom]:
-                return f"backward refuses to compute a gradient here: {self.refusal}"
-        else:
-            is_asked = gradients.third.any() or (gradients.again != gradients.marker).any()
-        if is_asked:
-            return ""
-        ask = "lr_mult: 0" if bottom is None else "propagate_down is false"
-        return f"Caffe computes no gradient here ({ask})"
+        if function.is_python and not any(function.asked):
+            return "Caffe does not call this layer's backward"
+        is_written = bool(gradients.third.any() or (gradients.again != gradients.marker).any())
+        if bottom is None:
+            index = function.parameters.index(variable)
+            # A Python layer may write a gradient that Caffe does not use.
+            if is_written and not function.is_python:
+                return ""
+            is_frozen = nets.is_frozen(function.net, function.name, index)
+            return "Caffe computes no gradient here (lr_mult: 0)" if is_frozen else ""
+        if not (function.asked[bottom] if function.is_python else is_written):
+            return "Caffe asks for no gradient here (propagate_down is false)"
+        if function.is_python and not function.flags[bottom]:
+            return f"backward refuses to compute a gradient here: {self.refusal}"
+        return ""
 
     def label_row(self, row: Row, variable: Variable) -> Row:
         """The row of a bottom whose gradient should be zero, or that of a target."""

@@ -133,6 +133,12 @@ def layer_parameter(net: Any, name: str) -> Any:
     return next(layer for layer in parameter.layer if layer.name == name)
 
 
+def is_frozen(net: Any, layer: str, index: int) -> bool:
+    """Whether Caffe trains a net without this parameter of a layer."""
+    specs = layer_parameter(net, layer).param
+    return index < len(specs) and not specs[index].lr_mult
+
+
 def require_classes(net: Any, layer: str) -> None:
     """Refuses what a layer would take for the number of a class that there is not."""
     kind, bottoms = net.layer_dict[layer].type, net.bottom_names[layer]

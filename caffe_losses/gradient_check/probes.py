@@ -32,23 +32,35 @@ class Gradients(NamedTuple):
 
 def other_bottoms(function: LayerFunction) -> Arrays:
     """Another batch of the same kind: images and positions drawn from these with repetition, so
-    that counts of labels and sums of masks change, too."""
-    other = dict(function.origin)
+    that counts of labels and sums of masks change, too.
+
+    Where the layer takes no such batch, as it may lack a class, it is these images turned about.
+    """
+    origin, names = function.origin, {each.name for each in function.bottoms}
+    other = {**origin, **{name: np.roll(origin[name], 1) for name in names}}
     for draw in range(DRAWS):
-        for bottom in function.bottoms:
-            array = function.origin[bottom.name]
-            axes = [axis for axis in range(array.ndim) if axis != 1 and array.shape[axis] > 1]
-            for axis in axes:
-                size = array.shape[axis]
+        drawn = dict(other)
+        for name in names:
+            sizes = {axis: size for axis, size in enumerate(origin[name].shape) if axis != 1}
+            if max(sizes.values(), default=1) > 1:
+                drawn[name] = origin[name]
+            for axis, size in sizes.items():
                 # The same for bottoms that belong together.
                 random = np.random.RandomState([function.seed, 2, draw, axis])
-                array = array.take(random.randint(size, size=size), axis=axis)
-            other[bottom.name] = array if axes else np.roll(array, 1)
-        if all(
-            other[each.name].sum() != function.origin[each.name].sum() for each in function.bottoms
-        ):
-            break
+                drawn[name] = drawn[name].take(random.randint(size, size=size), axis=axis)
+        if is_taken(function, drawn):
+            other = drawn
+            if all(drawn[name].sum() != origin[name].sum() for name in names):
+                break
     return other
+
+
+def is_taken(function: LayerFunction, point: Arrays) -> bool:
+    try:
+        with np.errstate(all="ignore"):
+            return bool(np.isfinite(function.outputs(point)).all())
+    except Exception:
+        return False
 
 
 def random_forward(function: LayerFunction, other: Arrays) -> str:
