@@ -5,7 +5,7 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Op
 import numpy as np
 
 from caffe_losses.gradient_check.layer_function import Arrays, LayerFunction, Variable
-from caffe_losses.gradient_check.measurement import Measurement, Measurer, norm
+from caffe_losses.gradient_check.measurement import Measurement, Measurer
 from caffe_losses.gradient_check.report import CANNOT_TELL, OK, WRONG
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
@@ -195,9 +195,7 @@ class Judge:
         return Judgement(CANNOT_TELL, unclear, KINKS if is_kinked else NOISE)
 
     def sample(self, most: int) -> np.ndarray:
-        if self.candidates.size <= most:
-            return self.candidates
-        return np.sort(self.random.choice(self.candidates, most, replace=False))
+        return np.sort(self.random.permutation(self.candidates)[:most])
 
     def measure_elements(self, elements: Iterable[int]) -> List[Measurement]:
         return self.measure([(np.array([element]), np.ones(1)) for element in elements])
@@ -205,16 +203,12 @@ class Judge:
     def measure(self, groups: List[Group], depth: Optional[int] = None) -> List[Measurement]:
         """Measures each group, with an error small enough to judge by where that can be."""
         measured = []
-        for elements, signs in self.options.progress(groups, self.variable.name):
-            parts = self.measurer.parts(elements, signs)
-            floor = max(norm(parts), ROUNDING * self.largest)
-            if elements.size == 1:
-                floor = min(1.0, self.largest)
-            wanted = self.options.threshold * max(abs(parts.sum()), floor) / 2
-            found = self.measurer.measure(elements, signs, wanted, depth)
+        for group in self.options.progress(groups, self.variable.name):
+            direction = self.measurer.direction(*group)
+            found = self.measurer.measure(direction, self.tolerance(direction) / 2, depth)
             measured.append(found)
-            if elements.size == 1:
-                self.elements[int(elements[0])] = found
+            if found.elements.size == 1:
+                self.elements[int(found.elements[0])] = found
             else:
                 self.directions.append(found)
         return measured
@@ -293,8 +287,6 @@ def groupings_of(gradient: np.ndarray, masks: Arrays) -> List[Grouping]:
 
 def broadcast(mask: np.ndarray, shape: Tuple[int, ...]) -> Optional[np.ndarray]:
     """The mask at each element: it has the shape, or one value for each image or position."""
-    if mask.shape == shape:
-        return mask
     for axes in range(1, len(shape) + 1):
         for dims in (shape[:axes], shape[:1] + (1,) + shape[2:axes]):
             if mask.size == np.prod(dims):

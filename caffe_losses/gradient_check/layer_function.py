@@ -53,6 +53,7 @@ class LayerFunction:
         self.tops = [top for top, count in zip(self.all_tops, counts) if count]
         random = np.random.RandomState([seed, 1])  # not the numbers that the inputs are drawn from
         sizes = [top.count for top in self.tops]
+        self.ends = np.cumsum(sizes)[:-1]
         self.cotangent = random.uniform(SMALLEST_COTANGENT, LARGEST_COTANGENT, sum(sizes))
         self.cotangent *= random.choice([-1.0, 1.0], sum(sizes))
         if any(weights):
@@ -96,7 +97,11 @@ class LayerFunction:
         self.outputs(point)
         self.note_changed_bottoms("forward", point)
         # After fill, too: the diff of an in-place or reshaped top is that of its bottom.
-        self.set_top_diffs(self.cotangent if cotangent is None else cotangent)
+        for top in self.all_tops:
+            top.diff[...] = 0
+        parts = self.cotangent if cotangent is None else cotangent
+        for top, part in zip(self.tops, np.split(parts, self.ends)):
+            top.diff[...] = part.reshape(top.diff.shape)
         given = [top.diff.copy() for top in self.all_tops]
         before = [bottom.blob.diff.copy() for bottom in self.bottoms]
         self.run_backward()
@@ -108,13 +113,6 @@ class LayerFunction:
             diff = each.blob.diff.astype(np.float64)
             gradient[each.name] = gradient.get(each.name, 0) + diff
         return gradient
-
-    def set_top_diffs(self, cotangent: np.ndarray) -> None:
-        for top in self.all_tops:
-            top.diff[...] = 0
-        parts = np.split(cotangent, np.cumsum([top.count for top in self.tops])[:-1])
-        for top, part in zip(self.tops, parts):
-            top.diff[...] = part.reshape(top.diff.shape)
 
     def note_changed_bottoms(self, when: str, point: Arrays) -> None:
         in_place = {address(top.data) for top in self.all_tops}

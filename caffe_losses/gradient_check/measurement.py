@@ -35,12 +35,12 @@ class Measurement(NamedTuple):
 
     elements: np.ndarray  # flat indices of those that the direction moves,
     signs: np.ndarray  # and which way
-    analytic: float
-    numeric: float
-    error: float  # a bound on that of the numeric value
-    noise: float  # the part of it that rounding makes
-    reach: float  # how far along the direction no kink or other roughness shows
     size: float  # the root of the sum of squares of what adds up to the analytic value
+    analytic: float
+    numeric: float = 0.0
+    error: float = np.inf  # a bound on that of the numeric value
+    noise: float = np.inf  # the part of it that rounding makes
+    reach: float = 0.0  # how far along the direction no kink or other roughness shows
 
     @property
     def difference(self) -> float:
@@ -168,33 +168,33 @@ class Measurer:
         along = self.along(everything, np.where(everything % 2, -self.unit, self.unit))
         self.noise = noise_level(along, [top.count for top in function.tops])
 
+    def direction(self, elements: np.ndarray, signs: np.ndarray) -> Measurement:
+        """What there is to measure where these elements move by these signs."""
+        parts = self.analytic[elements] * self.rates(elements, signs)
+        return Measurement(elements, signs, norm(parts), float(parts.sum()))
+
     def measure(
-        self, elements: np.ndarray, signs: np.ndarray, wanted: float, depth: Optional[int] = None
+        self, direction: Measurement, wanted: float, depth: Optional[int] = None
     ) -> Measurement:
-        """The derivative along the direction that moves these elements by these signs, with an
-        error of no more than is wanted, where that is possible."""
-        is_one = elements.size == 1
+        """The derivative along the direction, with an error of no more than is wanted, where that
+        is possible."""
+        elements, is_one = direction.elements, direction.elements.size == 1
+        rates, cotangent = self.rates(elements, direction.signs), self.function.cotangent
         step = self.step * (self.unit[elements[0]] if is_one else 1)
         depth = depth or (1 if is_one else DEPTH_FOR_MANY)
-        along = self.along(elements, self.rates(elements, signs))
-        cotangent = self.function.cotangent
+        along = self.along(elements, rates)
         found = derivative(along, cotangent, step, self.noise, wanted, depth)
-        parts = self.parts(elements, signs)
-        size = norm(parts)
         if found.left_out.size:
             kept = cotangent.copy()
             kept[found.left_out] = 0
             gradient = self.function.gradient(self.function.origin, kept)[self.variable.name]
-            parts = gradient.ravel()[elements] * self.rates(elements, signs)
-        return Measurement(elements, signs, float(parts.sum()), *found[:4], size)
+            analytic = float((gradient.ravel()[elements] * rates).sum())
+            direction = direction._replace(analytic=analytic)
+        return Measurement(*direction[:4], *found[:4])
 
     def rates(self, elements: np.ndarray, signs: np.ndarray) -> np.ndarray:
         """How fast the elements move: many each by its unit, for all to count; one by itself."""
         return np.ones(1) if elements.size == 1 else signs * self.unit[elements]
-
-    def parts(self, elements: np.ndarray, signs: np.ndarray) -> np.ndarray:
-        """What adds up to the analytic derivative along the direction."""
-        return self.analytic[elements] * self.rates(elements, signs)
 
     def along(self, elements: np.ndarray, rates: np.ndarray) -> Outputs:
         origin = self.function.origin
