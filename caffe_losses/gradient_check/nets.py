@@ -148,8 +148,8 @@ def require_classes(net: Any, layer: str) -> None:
     numbers, name = np.unique(net.blobs[bottoms[index]].data), name_in_prototxt(net, bottoms[index])
     if not is_whole(numbers):
         raise ValueError(
-            f"layer {layer}: {name} must hold the numbers of classes; draw it as "
-            f"labels:K, with K the number of classes"
+            f"layer {layer}: {name} must hold the numbers of classes; draw it as labels:K, with K "
+            f"the number of classes"
         )
     scores = list(net.blobs[bottoms[0]].shape)
     if index == 1 and numbers[0] >= 0 and numbers[-1] < min(scores[1:], default=0):

@@ -15,8 +15,6 @@ SAME_GRADIENT, SAME_FORWARD = 1e-4, 1e-5
 DRAWS = 10  # of another batch, until the sum of each bottom is another
 NEAR = 5e-3  # two factors are the same within this share
 
-ANOTHER_EACH_TIME = "backward gives another gradient each time for the same bottoms"
-
 
 class Gradients(NamedTuple):
     """What backward computes for one blob under different circumstances."""
@@ -108,8 +106,7 @@ def choose_flags(function: LayerFunction, labels: Set[str]) -> str:
     function.flags, expected = found[0]
     for flags, gradient in found[1:]:
         for flag, (name, _, _) in zip(flags, bottoms):
-            tolerance = SAME_GRADIENT * np.abs(expected[name]).max()
-            if flag and not close(gradient[name], expected[name], tolerance):
+            if flag and not is_same(gradient[name], expected[name]):
                 function.misdeeds[name].add(
                     f"backward mixes up propagate_down: for {flags} it gives this bottom another "
                     f"gradient than for {function.flags}"
@@ -120,14 +117,14 @@ def choose_flags(function: LayerFunction, labels: Set[str]) -> str:
 def all_gradients(function: LayerFunction, other: Arrays) -> Dict[str, Gradients]:
     function.gradient(other)
     # A gradient that lags one step behind is that of the other bottoms both times.
-    found = [function.gradient(other), function.gradient(function.origin)]
-    markers: Arrays = {}
-    for name, gradient in found[1].items():
-        # As large as the gradient, so that float32 holds the sum of both.
-        largest = np.float32(2 * np.abs(gradient).max())
-        markers[name] = largest if 0 < largest < np.inf else np.float32(1)
-    found += [function.gradient(function.origin, fill=markers), function.gradient(function.origin)]
-    found += [function.gradient(function.origin, 2 * function.cotangent)]
+    previous, analytic = function.gradient(other), function.gradient(function.origin)
+    # As large as the gradient, so that float32 holds the sum of both.
+    largest = {name: np.float32(2 * np.abs(each).max()) for name, each in analytic.items()}
+    markers = {name: each if 0 < each < np.inf else np.float32(1) for name, each in largest.items()}
+    again = function.gradient(function.origin, fill=markers)
+    third = function.gradient(function.origin)
+    doubled = function.gradient(function.origin, 2 * function.cotangent)
+    found = previous, analytic, again, third, doubled
     return {
         name: Gradients(bottom is None, float(markers[name]), *(each[name] for each in found))
         for name, _, bottom in function.variables
@@ -147,8 +144,7 @@ def habits(gradients: Gradients) -> List[str]:
 
 
 def adds_to_parameter(gradients: Gradients) -> Optional[str]:
-    first, again = gradients.third, gradients.again
-    if not first.any() or not close(again, first, SAME_GRADIENT * np.abs(first).max()):
+    if not gradients.third.any() or not is_same(gradients.again, gradients.third):
         return None
     return (
         "backward overwrites the parameter's diff; Caffe accumulates there, over iter_size and "
@@ -158,13 +154,12 @@ def adds_to_parameter(gradients: Gradients) -> Optional[str]:
 
 def writes_bottom(gradients: Gradients) -> Optional[str]:
     first, again, marker = gradients.third, gradients.again, gradients.marker
-    tolerance = SAME_GRADIENT * np.abs(first).max()
     untouched = (again == marker) & (first == 0)
     if untouched.all():
         return "backward never writes this diff: it holds what it held before"
-    if first.any() and close(again, first + marker, tolerance):
+    if first.any() and is_same(again, first + marker):
         return "accumulates: backward adds to what the diff held before"
-    if untouched.any() and close(again, np.where(untouched, marker, first), tolerance):
+    if untouched.any() and is_same(again, np.where(untouched, marker, first)):
         return (
             f"backward leaves {untouched.sum()} of {untouched.size} elements of the diff "
             f"unwritten: they hold what they held before"
@@ -176,17 +171,16 @@ def repeats(gradients: Gradients) -> Optional[str]:
     """Whether the bottoms alone decide about the gradient, not what the layer saw before."""
     first, third = gradients.analytic, gradients.third
     second = gradients.again - (gradients.marker if gradients.is_parameter else 0)
-    tolerance = SAME_GRADIENT * np.abs([first, second, third]).max()
-    if close(first, third, tolerance):
-        return None if close(first, second, tolerance) else ANOTHER_EACH_TIME
-    if not close(second, third, tolerance):
+    if is_same(first, third) and is_same(first, second):
+        return None
+    if not is_same(second, third):
         growth = proportion(second, first)
         if growth is None:
-            return ANOTHER_EACH_TIME
+            return "backward gives another gradient each time for the same bottoms"
         return (
             f"accumulates from call to call: the second backward gives {growth:.4g} times the first"
         )
-    if close(first, gradients.previous, tolerance):
+    if is_same(first, gradients.previous):
         return "stale: it is the gradient of the previous bottoms"
     factor = proportion(first, third)
     found = "another gradient" if factor is None else f"a gradient {factor:.4g} times as large"
@@ -199,7 +193,7 @@ def repeats(gradients: Gradients) -> Optional[str]:
 def follows_top_diff(gradients: Gradients) -> Optional[str]:
     """Whether the gradient doubles when the diffs of the tops do."""
     once, doubled = gradients.third, gradients.doubled
-    if close(doubled, 2 * once, SAME_GRADIENT * np.abs(once).max()):
+    if is_same(doubled, 2 * once):
         return None
     factor = proportion(doubled, once)
     if factor is not None and is_near(factor, 1):
@@ -214,6 +208,10 @@ def follows_top_diff(gradients: Gradients) -> Optional[str]:
 
 def close(left: np.ndarray, right: np.ndarray, tolerance: float) -> bool:
     return bool((np.abs(left - right) <= tolerance).all())
+
+
+def is_same(left: np.ndarray, right: np.ndarray) -> bool:
+    return close(left, right, SAME_GRADIENT * np.abs(right).max())
 
 
 def is_near(left: float, right: float) -> bool:
