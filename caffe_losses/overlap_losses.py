@@ -271,7 +271,7 @@ def lovasz_hinge(
     if not set_hinge_margins(margins, score.reshape(shape), labels, or_nan(ignore_label)):
         return math.nan
     errors = Errors(margins, labels, np.ones(shape[1], np.float32), np.float32(1))
-    losses, _ = by_rank(errors, 1 if per_image else shape[0])
+    losses, _ = by_rank(errors, per_image)
     (groups,) = evaluation.mean_over_ranks(len(losses))
     weight = 1 / ((groups or 1) * max(shape[1], 1))
     (factor,) = factors_of(evaluation, np.full(1, weight))
@@ -315,7 +315,7 @@ def lovasz_softmax(
     if not set_softmax_margins(margins, scores, labels, or_nan(ignore_label)):
         return math.nan
     errors = Errors(margins, labels, np.arange(shape[1], dtype=np.float32), np.float32(0))
-    losses, positives = by_rank(errors, 1 if per_image else shape[0])
+    losses, positives = by_rank(errors, per_image)
     (groups,) = evaluation.mean_over_ranks(len(losses))
     counts = positives > 0 if classes == "present" else np.ones_like(positives, bool)
     weights = counts / (np.maximum(counts.sum(1, keepdims=True), 1) * (groups or 1))
