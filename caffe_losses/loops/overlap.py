@@ -76,8 +76,16 @@ def write_gradient(
     masks: Masks,
     coefficients: np.ndarray,
     gradient: np.ndarray,
+    kind: Any = np.float32,
 ) -> bool:
-    """Writes the gradient to the predictions; False where it is not finite."""
+    """Writes the gradient to the predictions; False where it is not finite.
+
+    With `kind` float64 NumPy computes in that precision.
+    """
+    if kind == np.float64:
+        return write_blocks(activation, masks, coefficients, gradient, kind)
+    with np.errstate(all="ignore"):  # of numbers that float32 does not hold
+        coefficients = coefficients.astype(kind)
     return loop(activation, formula).write_gradient(masks, coefficients, gradient)
 
 
@@ -145,14 +153,19 @@ def sum_blocks(
 
 
 def write_blocks(
-    activation: str, masks: Masks, coefficients: np.ndarray, gradient: np.ndarray
+    activation: str,
+    masks: Masks,
+    coefficients: np.ndarray,
+    gradient: np.ndarray,
+    kind: Any = np.float32,
 ) -> bool:
     """NumPy's loop for the gradient."""
 
     def write_block(index: Index) -> bool:
         with np.errstate(all="ignore"):
-            x, g = masks.prediction[index], label_of_block(masks, index, np.float32)
-            weight = weight_of_block(activation, masks, index, np.float32)
+            x = masks.prediction[index].astype(kind, copy=False)
+            g = label_of_block(masks, index, kind)
+            weight = weight_of_block(activation, masks, index, kind)
             own = [
                 part_of(table[:, :, np.newaxis], index) for table in np.rollaxis(coefficients, 2)
             ]
