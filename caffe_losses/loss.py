@@ -19,7 +19,7 @@ ShapeCheck = Callable[..., None]
 # The positions of a balanced loss in which nothing weighs anything.
 Weightless = NamedTuple("Weightless", [("positive", int), ("negative", int), ("ignored", int)])
 NO_POSITIONS = np.zeros((0, 0), np.float32)
-NO_CLASSES = np.zeros(0)
+NO_CLASSES = np.zeros(0, np.float32)
 # Products of a few numbers from 2^-60 to 2^40 (about 1e-18 and 1e12) are made in float32.
 SMALLEST_EXPONENT, LARGEST_EXPONENT = -60, 40
 
@@ -117,7 +117,7 @@ class Evaluation:
                 NO_ARRAY if gradient is None else gradient.reshape(score.shape),
                 value,
                 of_class.astype(kind),
-                smooth.astype(kind),
+                smooth.astype(kind, copy=False),
                 np.float32(np.nan if ignore_label is None else ignore_label),
                 np.float32(gamma),
                 np.float32(self.loss_weight),

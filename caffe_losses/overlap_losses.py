@@ -154,7 +154,7 @@ def tversky(
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """The ratio, and 0 where the denominator is 0: nothing is there to overlap."""
-    return np.where(denominator == 0, 0, numerator / np.where(denominator == 0, 1, denominator))
+    return np.where(denominator == 0, 0, numerator / denominator)
 
 
 def power(base: np.ndarray, exponent: float) -> Tuple[np.ndarray, np.ndarray]:
@@ -216,6 +216,7 @@ def overlap_loss(
     with np.errstate(all="ignore"):
         values, coefficients = of_groups(*np.rollaxis(groups, 2))
         coefficients = coefficients * (evaluation.loss_weight * weights)[:, np.newaxis]
+        in_float32 = coefficients.astype(np.float32)
         result = float((values * weights).sum())
     gradient = evaluation.gradients[0] if evaluation.gradients else None
     if gradient is not None:
@@ -223,8 +224,8 @@ def overlap_loss(
         evaluation.allow_for(float(np.add.reduce(groups, None)))
 
         def write(kind: Any) -> float:
-            is_finite = write_gradient(activation, formula, masks, coefficients, out, kind)
-            return 0 if is_finite else math.nan
+            table = in_float32 if kind == np.float32 else coefficients
+            return 0 if write_gradient(activation, formula, masks, table, out) else math.nan
 
         evaluation.run(write)
     return result

@@ -76,16 +76,13 @@ def write_gradient(
     masks: Masks,
     coefficients: np.ndarray,
     gradient: np.ndarray,
-    kind: Any = np.float32,
 ) -> bool:
     """Writes the gradient to the predictions; False where it is not finite.
 
-    With `kind` float64 NumPy computes in that precision.
+    With coefficients in float64 NumPy computes in that precision.
     """
-    if kind == np.float64:
-        return write_blocks(activation, masks, coefficients, gradient, kind)
-    with np.errstate(all="ignore"):  # of numbers that float32 does not hold
-        coefficients = coefficients.astype(kind)
+    if coefficients.dtype == np.float64:
+        return write_blocks(activation, masks, coefficients, gradient)
     return loop(activation, formula).write_gradient(masks, coefficients, gradient)
 
 
@@ -153,13 +150,10 @@ def sum_blocks(
 
 
 def write_blocks(
-    activation: str,
-    masks: Masks,
-    coefficients: np.ndarray,
-    gradient: np.ndarray,
-    kind: Any = np.float32,
+    activation: str, masks: Masks, coefficients: np.ndarray, gradient: np.ndarray
 ) -> bool:
     """NumPy's loop for the gradient."""
+    kind = coefficients.dtype
 
     def write_block(index: Index) -> bool:
         with np.errstate(all="ignore"):
