@@ -125,6 +125,7 @@ def divisor_of(evaluation: Evaluation, positions: Positions, normalization: str)
         batch, positions.label.size, counts.valid, counts.positive, counts.weight
     )
     if normalization == "WEIGHT":
+        evaluation.allow_for(weight)
         return weight or 1.0
     if normalization == "POSITIVE":
         return positive or 1.0
@@ -173,8 +174,8 @@ def weighted_softmax(
         positions.score,
         positions.label,
         positions.weight,
-        ((1 - label_smoothing) * of_class).astype(np.float32),
-        smooth.astype(np.float32) if label_smoothing else NO_CLASSES,
+        (1 - label_smoothing) * of_class,
+        smooth if label_smoothing else NO_CLASSES,
         ignore_label=ignore_label,
     )
 
@@ -218,7 +219,7 @@ def softmax_focal_loss(
         positions.score,
         positions.label,
         positions.weight,
-        of_class.astype(np.float32),
+        of_class,
         ignore_label=ignore_label,
         gamma=gamma,
     )
@@ -256,9 +257,9 @@ def softmax_ohem(
     keep_ratio that fraction of all; with thresh all with p_y below it too.
     """
     positions = positions_of(evaluation, score, label, weight, None, ignore_label, axis)
-    ones = np.ones(positions.of_class.size, np.float32)
+    ones = np.ones(positions.of_class.size)
     entropy = np.full_like(positions.label, -1)
-    first = Evaluation(evaluation.name, loss_weight=evaluation.loss_weight)
+    first = Evaluation(evaluation.name)
     everything = first.along_axis(
         softmax_cross_entropy,
         positions.score,
@@ -278,7 +279,7 @@ def softmax_ohem(
         positions.score,
         positions.label,
         np.where(kept, own, np.float32(0)),
-        (ones / (number or 1)).astype(np.float32),
+        ones / (number or 1),
         ignore_label=ignore_label,
     )
 

@@ -152,11 +152,14 @@ def set_softmax_margins(
 def take_derivatives_through_softmax(
     derivatives: np.ndarray, score: np.ndarray, factors: np.ndarray
 ) -> None:
-    """Makes derivatives to scores of those to probabilities, times factors (N or 1, C)."""
+    """Makes derivatives to scores of those to probabilities, times factors (N or 1, C).
+
+    Computes in the precision of the factors.
+    """
 
     def write_block(index: Index) -> None:
         with np.errstate(all="ignore"):
-            p, _, is_top = softmax(score[index])
+            p, _, is_top = softmax(score[index].astype(factors.dtype, copy=False))
             h = derivatives[index] * part_of(factors[:, :, np.newaxis], index)
             derivatives[index] = through_softmax(h, p, is_top)
 

@@ -79,7 +79,12 @@ def write_gradient(
     coefficients: np.ndarray,
     gradient: np.ndarray,
 ) -> bool:
-    """Writes the gradient to the predictions; False where it is not finite."""
+    """Writes the gradient to the predictions; False where it is not finite.
+
+    With coefficients in float64 NumPy computes in that precision.
+    """
+    if coefficients.dtype == np.float64:
+        return write_blocks(activation, masks, coefficients, gradient)
     return loop(activation, formula).write_gradient(masks, coefficients, gradient)
 
 
@@ -149,11 +154,13 @@ def write_blocks(
     activation: str, masks: Masks, coefficients: np.ndarray, gradient: np.ndarray
 ) -> bool:
     """NumPy's loop for the gradient."""
+    kind = coefficients.dtype
 
     def write_block(index: Index) -> bool:
         with np.errstate(all="ignore"):
-            x, g = masks.prediction[index], label_of_block(masks, index, np.float32)
-            weight = weight_of_block(activation, masks, index, np.float32)
+            x = masks.prediction[index].astype(kind, copy=False)
+            g = label_of_block(masks, index, kind)
+            weight = weight_of_block(activation, masks, index, kind)
             own = [
                 part_of(table[:, :, np.newaxis], index) for table in np.rollaxis(coefficients, 2)
             ]
