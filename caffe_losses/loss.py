@@ -14,7 +14,7 @@ from caffe_losses.loops.along_axis import Scores, along_axis
 from caffe_losses.loops.channel_sum import channel_sum
 from caffe_losses.loops.pointwise import NO_PARAMETER, Blobs, Formula, pointwise
 from caffe_losses.parameters import Parameter
-from caffe_losses.weights import NO_ARRAY, Weights
+from caffe_losses.weights import NO_ARRAY, Weights, label_to_ignore
 
 ShapeCheck = Callable[..., None]
 # The positions of a balanced loss in which nothing weighs anything.
@@ -93,7 +93,7 @@ class Evaluation:
             value,
             of_class,
             smooth,
-            np.float32(np.nan if ignore_label is None else ignore_label),
+            label_to_ignore(ignore_label),
             np.float32(gamma),
             np.float32(self.loss_weight),
         )

@@ -13,13 +13,13 @@ from caffe_losses.checks import (
     LABEL_TOLERANCE,
     Shape,
     batch_channel_position,
+    elementwise,
     positions_of,
     raise_for_fractions,
-    require_class_layout,
     require_class_numbers,
     require_mask,
     require_number_for_each_channel,
-    require_same_layout,
+    require_positions,
 )
 from caffe_losses.formulas import overlap, squared_overlap
 from caffe_losses.loops.by_rank import (
@@ -33,7 +33,7 @@ from caffe_losses.loops.counting import count
 from caffe_losses.loops.overlap import Masks, sums, write_gradient
 from caffe_losses.loss import Evaluation, loss
 from caffe_losses.parameters import Boolean, Choice, Number, NumberForEachChannel
-from caffe_losses.weights import NO_ARRAY
+from caffe_losses.weights import label_to_ignore
 
 # Of each group: its loss, and the coefficients (..., 4) of `formulas.overlap_derivative`.
 OfGroups = Tuple[np.ndarray, np.ndarray]
@@ -197,8 +197,8 @@ def overlap_loss(
     masks = Masks(
         prediction.reshape(shape),
         positions_of(label, shape),
-        NO_ARRAY if weight is None else positions_of(weight, shape),
-        or_nan(ignore_label),
+        positions_of(weight, shape),
+        label_to_ignore(ignore_label),
     )
     if prediction.size:
         require_right_labels(evaluation.name, label, masks, ignore_label)
@@ -238,15 +238,10 @@ def require_right_labels(
         raise_for_fractions(name, label, ignore_label)
 
 
-def check_binary(name: str, settings: Mapping[str, Any], score: Shape, label: Shape) -> None:
-    """Both have the same layout."""
-    require_same_layout(name, "label", label, "score", score)
-
-
 @loss(
     "score",
     "label",
-    check_shapes=check_binary,
+    check_shapes=elementwise("score", "label"),
     per_image=Boolean(True),
     ignore_label=Number(None),
 )
@@ -268,7 +263,7 @@ def lovasz_hinge(
         require_class_numbers(evaluation.name, label, 2, ignore_label, fix)
     margins = margins_for(evaluation, shape)
     labels = label.reshape(shape)
-    if not set_hinge_margins(margins, score.reshape(shape), labels, or_nan(ignore_label)):
+    if not set_hinge_margins(margins, score.reshape(shape), labels, label_to_ignore(ignore_label)):
         return math.nan
     errors = Errors(margins, labels, np.ones(shape[1], np.float32), np.float32(1))
     losses, _ = by_rank(errors, 1 if per_image else shape[0])
@@ -282,7 +277,7 @@ def lovasz_hinge(
 
 def check_classes(name: str, settings: Mapping[str, Any], score: Shape, label: Shape) -> None:
     """The label has one class number for all channels of a position."""
-    require_class_layout(name, "label", label, "score", score)
+    require_positions(name, "label", label, "score", score)
 
 
 @loss(
@@ -312,7 +307,7 @@ def lovasz_softmax(
     if score.size:
         require_class_numbers(evaluation.name, label, shape[1], ignore_label)
     margins = margins_for(evaluation, shape)
-    if not set_softmax_margins(margins, scores, labels, or_nan(ignore_label)):
+    if not set_softmax_margins(margins, scores, labels, label_to_ignore(ignore_label)):
         return math.nan
     errors = Errors(margins, labels, np.arange(shape[1], dtype=np.float32), np.float32(0))
     losses, positives = by_rank(errors, 1 if per_image else shape[0])
@@ -337,8 +332,3 @@ def factors_of(evaluation: Evaluation, weights: np.ndarray) -> np.ndarray:
         factors = (weights * evaluation.loss_weight).astype(np.float32)
     evaluation.gradient_overflows = not np.isfinite(factors).all()
     return factors
-
-
-def or_nan(ignore_label: Optional[float]) -> np.float32:
-    """The ignore_label, or a NaN, which nothing equals."""
-    return np.float32(np.nan if ignore_label is None else ignore_label)
