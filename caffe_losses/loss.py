@@ -39,12 +39,14 @@ class Evaluation:
         loss_weight: float = 1,
         check_labels: bool = True,
         mean_over_ranks: Callable[..., Sequence[float]] = own_counts,
+        ranks: int = 1,
     ) -> None:
         self.name = name  # of the layer or function, for errors
         self.gradients = gradients  # to prediction and target, None where not wanted
         self.loss_weight = loss_weight  # what gradients are multiplied with
         self.check_labels = check_labels
         self.mean_over_ranks = mean_over_ranks  # of counts; ranks average their gradients
+        self.ranks = ranks  # how many there are
         self.gradient_overflows = False
         self.weightless: Optional[Weightless] = None
 
