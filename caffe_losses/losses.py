@@ -51,6 +51,7 @@ from caffe_losses.softmax_losses import (
 from caffe_losses.weights import (
     Weights,
     balanced,
+    divided,
     groups_of,
     label_to_ignore,
     normalizer,
@@ -409,22 +410,16 @@ def sigmoid_focal(
     if positive != ones and evaluation.check_labels:
         raise_for_not_hard(evaluation.name, label, ignore_label)
     layout = label.reshape(batch_channel_position(score.shape))
+    of_positive, of_negative = (1, 1) if alpha is None else (alpha, 1 - alpha)
     of_element = positions_of(weight, score.shape)
-
-    def weights_divided_by(divisor: float) -> Weights:
-        of_positive, of_negative = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
-        return of_classes(
-            of_positive / divisor, of_negative / divisor, layout, of_element, ignore_label
-        )
-
+    weights = of_classes(of_positive, of_negative, layout, of_element, ignore_label)
     total = 0.0
     if normalization == "WEIGHT":
-        sum_of_weights = Evaluation(evaluation.name).pointwise
-        total = sum_of_weights(formulas.unit, layout, layout, weights_divided_by(1))
+        total = Evaluation(evaluation.name).pointwise(formulas.unit, layout, layout, weights)
     means = evaluation.mean_over_ranks(
         batch_size(score), label.size, positive + negative, positive, total
     )
-    weights = weights_divided_by(normalizer(normalization, *means))
+    weights = divided(weights, normalizer(normalization, *means))
     parameter = np.array([gamma], np.float32)
     return evaluation.pointwise(formulas.sigmoid_focal, score, label, weights, parameter)
 

@@ -133,14 +133,16 @@ def sum_over(
     classes = of_class.size
     if classes == 1:
         label_smoothing = 0  # all of the label is on the one class there is
-    smooth = of_class * label_smoothing / max(classes, 1)
+    with np.errstate(over="ignore"):
+        own = ((1 - label_smoothing) * of_class).astype(np.float32)
+        smooth = (of_class * label_smoothing / max(classes, 1)).astype(np.float32)
     return evaluation.along_axis(
         formula,
         positions.score,
         positions.label,
         positions.weight,
-        ((1 - label_smoothing) * of_class).astype(np.float32),
-        smooth.astype(np.float32) if label_smoothing else NO_CLASSES,
+        own,
+        smooth if label_smoothing else NO_CLASSES,
         ignore_label=positions.ignore_label,
         **options,
     )

@@ -72,6 +72,16 @@ def of_classes(
     return uniform(1, of_element, ignore_label)._replace(mask=mask, **tables)
 
 
+def divided(weights: Weights, divisor: float) -> Weights:
+    """The weights of the classes divided by a number."""
+    with np.errstate(over="ignore"):
+        positive, negative = (
+            (table / np.float64(divisor)).astype(np.float32)
+            for table in (weights.positive, weights.negative)
+        )
+    return weights._replace(positive=positive, negative=negative)
+
+
 def normalizer(
     normalization: str,
     batch: float,
