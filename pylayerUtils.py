@@ -124,8 +124,9 @@ class DiceCoefLossLayer(LossLayer):
 
     S = (2 sum p g + 1) / (sum p + sum g + 1), with all sums over the batch. It is
     `caffe_losses.layers.DiceLossLayer`, whose docstring has the bottoms (prediction, label and
-    optionally weight) and all parameters; the defaults are what the published layer computes. A
-    layer of this name in AdvancedEAST is a cross-entropy and something else.
+    optionally weight) and all parameters. For one channel the defaults give what the published
+    layer prints, with the gradient of that; the published one, 2 (S p - g) / D with the denominator
+    D of S, is another. A layer of this name in AdvancedEAST is a balanced cross-entropy.
     """
 
     loss = losses.dice

@@ -13,12 +13,18 @@ import numpy as np
 Mean = Callable[[np.ndarray], np.ndarray]
 
 _mean: Optional[Mean] = None
+_ranks = 1
 
 
-def set_mean_over_ranks(mean: Optional[Mean]) -> None:
-    """From now on counts pass through `mean`, which returns their mean over all ranks."""
-    global _mean
-    _mean = mean
+def set_mean_over_ranks(mean: Optional[Mean], ranks: int = 1) -> None:
+    """From now on counts pass through `mean`, which returns their mean over so many ranks."""
+    global _mean, _ranks
+    _mean, _ranks = mean, ranks
+
+
+def number_of_ranks() -> int:
+    """How many ranks the means are taken over."""
+    return _ranks
 
 
 def mean_over_ranks(counts: Sequence[float]) -> Sequence[float]:

@@ -2,15 +2,19 @@
 
 import functools
 import math
-from typing import Optional, Sequence, Tuple
+from typing import Any, Callable, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
+
+from caffe_losses.loops.counting import count_classes
+from caffe_losses.weights import NO_ARRAY, label_to_ignore
 
 Shape = Tuple[int, ...]
 
 FLOAT32_MAX = float(np.finfo(np.float32).max)
 # Labels of k / 255 that were written with six digits are a little more than 1.
 LABEL_TOLERANCE = 1e-4
+CHANNEL_FOR_EACH_CLASS = "give the net as many channels as there are classes"
 
 
 # Shapes
@@ -35,11 +39,14 @@ def batch_channel_position(shape: Shape) -> Tuple[int, int, int]:
     return product(shape[:1]), product(shape[1:2]), product(shape[2:])
 
 
-def positions_of(mask: np.ndarray, shape: Shape) -> np.ndarray:
+def positions_of(mask: Optional[np.ndarray], shape: Shape) -> np.ndarray:
     """A mask as (N, C, S), or as (N, 1, S) where it has one value for all channels.
 
-    In an empty batch too: what ranks exchange depends on the channels of a mask.
+    In an empty batch too: what ranks exchange depends on the channels of a mask. Where there is no
+    mask, it is an array without axes of any length.
     """
+    if mask is None:
+        return NO_ARRAY
     batch, channels, positions = batch_channel_position(shape)
     lengths, own = (product(tuple(max(n, 1) for n in s[1:])) for s in (shape, mask.shape))
     is_for_elements = mask.size == product(shape) and own == lengths
@@ -93,26 +100,57 @@ def require_mask(
         )
 
 
-def require_class_layout(layer: str, name: str, shape: Shape, reference: str, like: Shape) -> None:
-    """Raises unless a bottom has one class number for all channels of a position."""
-    one_channel = like[:1] + (1,) + like[2:]
-    no_channel = like[:1] + like[2:]
-    if shape not in (one_channel, no_channel):
+def require_positions(
+    layer: str, name: str, shape: Shape, reference: str, like: Shape, axis: int = 1
+) -> None:
+    """Raises unless a bottom has one number for all that stand along an axis of the reference."""
+    before, after = like[:axis], like[axis + 1 :]
+    if shape not in (before + (1,) + after, before + after):
         raise ValueError(
-            f"{layer}: the {name} has shape {shape}; expected {one_channel} or {no_channel} (class "
-            f"numbers), to go with the {reference} of shape {like}"
+            f"{layer}: the {name} has shape {shape}; expected {before + (1,) + after} or "
+            f"{before + after}, one number for each position, to go with the {reference} of shape "
+            f"{like} and its classes along axis {axis}"
+        )
+
+
+def elementwise(first: str, second: str, *others: str) -> Callable[..., None]:
+    """A check of the shapes of bottoms with these names.
+
+    The second one has the layout of the first; the others may have one value for all channels.
+    """
+
+    def check(
+        layer: str, settings: Mapping[str, Any], like: Shape, shape: Shape, *masks: Shape
+    ) -> None:
+        require_same_layout(layer, second, shape, first, like)
+        for name, mask in zip(others, masks):
+            require_mask(layer, name, mask, first, like)
+
+    return check
+
+
+# Parameters that must fit a shape
+
+
+def require_axis(layer: str, axis: int, reference: str, like: Shape) -> None:
+    """Raises unless the parameter "axis" is an axis of the reference bottom."""
+    if not -len(like) <= axis < len(like):
+        raise ValueError(
+            f'{layer}: parameter "axis" is {axis}, but the {reference} has shape {like}; expected '
+            f"an axis that it has"
         )
 
 
 def require_number_for_each_channel(
-    layer: str, key: str, numbers: Sequence[float], reference: str, like: Shape
+    layer: str, key: str, numbers: Sequence[float], reference: str, like: Shape, axis: int = 1
 ) -> None:
     """Raises unless a parameter is one number, or one for each channel of the reference bottom."""
-    channels = like[1] if len(like) > 1 else 1
+    channels = product(like[axis : axis + 1])
     if len(numbers) not in (1, channels):
         raise ValueError(
             f'{layer}: parameter "{key}" has {len(numbers)} numbers, the {reference} of shape '
-            f"{like} {channels} channels; expected one number, or one for each channel"
+            f"{like} {channels} channels along axis {axis}; expected one number, or one for each "
+            f"channel"
         )
 
 
@@ -149,8 +187,7 @@ def raise_for_labels(
 def raise_for_fractions(name: str, label: np.ndarray, ignore_label: Optional[float]) -> None:
     """Raises for labels that are neither from 0 to 1 nor ignored."""
     wrong = ~((label >= 0) & (label <= 1 + LABEL_TOLERANCE))
-    if ignore_label is not None:
-        wrong &= label != np.float32(ignore_label)
+    wrong &= label != label_to_ignore(ignore_label)
     raise_for_labels(
         name,
         label,
@@ -166,20 +203,30 @@ def require_class_numbers(
     label: np.ndarray,
     classes: int,
     ignore_label: Optional[float],
-    fix: str = "give the net as many channels as there are classes",
+    fix: str = CHANNEL_FOR_EACH_CLASS,
 ) -> None:
     """Raises unless all labels are whole numbers below that of the classes, or ignored."""
-    wrong = ~((label >= 0) & (label < classes) & (label == np.floor(label)))
-    if ignore_label is not None:
-        wrong &= label != np.float32(ignore_label)
-    if wrong.any():
-        raise_for_labels(
-            name,
-            label,
-            wrong,
-            f"whole numbers from 0 to {classes - 1}",
-            f'set "ignore_label": {label[wrong][0]:.8g} if it marks what to ignore, or {fix}',
-        )
+    if count_classes(label, np.ones(classes), ignore_label=ignore_label).wrong:
+        raise_for_classes(name, label, classes, ignore_label, fix)
+
+
+def raise_for_classes(
+    name: str,
+    label: np.ndarray,
+    classes: int,
+    ignore_label: Optional[float],
+    fix: str = CHANNEL_FOR_EACH_CLASS,
+) -> None:
+    """Raises for labels that are neither class numbers nor ignored."""
+    wrong = ~((label >= 0) & (label < classes) & (np.floor(label) == label))
+    wrong &= label != label_to_ignore(ignore_label)
+    raise_for_labels(
+        name,
+        label,
+        wrong,
+        f"whole numbers from 0 to {classes - 1}",
+        f'set "ignore_label": {label[wrong][0]:.8g} if it marks what to ignore, or {fix}',
+    )
 
 
 def require_finite(layer: str, name: str, array: np.ndarray, when: str) -> None:

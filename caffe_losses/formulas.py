@@ -42,6 +42,11 @@ def half_squared_error(x: Number, t: Number) -> Pair:
     return HALF * d * d, d
 
 
+def unit(x: Number, t: Number) -> Pair:
+    """1 for every element: the weighted sum of it is that of the weights."""
+    return ONE, ZERO
+
+
 def huber(x: Number, t: Number, delta: Number) -> Pair:
     """d^2 / 2 for |d| <= delta, delta (|d| - delta / 2) beyond, where d = x - t."""
     d = x - t

@@ -92,6 +92,7 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
         self.has_seen_a_batch = False
         self.has_loss = False  # a forward has succeeded since the last change of shapes
         self.exchanged: List[Sequence[float]] = []  # the counts of that forward
+        self.ranks = 1  # that took part in it
         # Which gradients the last backward wanted. Before the first one: that to the prediction.
         self.wanted = [i == 0 for i in range(self.loss.differentiable)]
         self.left: Optional[LeftGradients] = None
@@ -116,6 +117,7 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
         self.has_loss = False
         self.left = None
         self.exchanged = []
+        self.ranks = batch_counts.number_of_ranks() if self.phase == caffe.TRAIN else 1
         loss_weight = float(top[0].diff[0])
         self.warn_if_nothing_trains(loss_weight)
         is_wanted = self.phase == caffe.TRAIN and loss_weight != 0 and math.isfinite(loss_weight)
@@ -127,6 +129,7 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
             self.check_labels == "always"
             or (self.check_labels == "first" and not self.has_seen_a_batch),
             self.exchange,
+            self.ranks,
             self.has_extremes,
         )
         loss = self.evaluate(evaluation)
@@ -178,6 +181,7 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
             loss_weight,
             check_labels=False,
             mean_over_ranks=lambda *own: next(counts),
+            ranks=self.ranks,
             has_extremes=self.has_extremes,
         )
         self.evaluate(evaluation)

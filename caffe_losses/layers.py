@@ -91,7 +91,8 @@ class SigmoidFocalLossLayer(LossLayer):
             1 - alpha; null weighs both 1.
         gamma: how much less elements add that are right, 2 by default; 0 is the cross-entropy.
         normalization: D, "VALID" (default) the number of elements not ignored, "POSITIVE" that of
-            positive ones, as RetinaNet, "FULL" of all, "BATCH_SIZE" N, "NONE" 1; never less than 1.
+            positive ones, as RetinaNet, "WEIGHT" the sum of v alpha_t over elements not ignored,
+            "FULL" the number of all, "BATCH_SIZE" N, "NONE" 1. Where D would be 0 it is 1.
         ignore_label: elements with this label take no part; none by default.
         check_labels: "always" (default), "first" (the first batch) or "never" raise ValueError for
             labels above 0 that are neither 1 nor ignored. Where they are not checked, all labels
@@ -197,8 +198,8 @@ class SoftmaxWithLossOHEMLayer(LossLayer):
 
     L = sum u (-ln p_y) / M over the M positions that are kept, the hardest being those with the
     smallest p_y, the softmax of the class that the label names. Positions are chosen from the whole
-    batch (on several ranks, each from its own part); of equally hard ones the first are taken.
-    Which ones are kept is taken as fixed in the gradient.
+    batch (on several ranks each chooses from its own part, and M is the mean of what they keep); of
+    equally hard ones the first are taken. Which are kept is taken as fixed in the gradient.
 
     Bottoms: as WeightedSoftmaxWithLossLayer. Positions with weight 0 are never kept.
     Gradient: u (p_c - 1 where c is y) / M to the scores of positions that are kept, zero to all
@@ -210,6 +211,8 @@ class SoftmaxWithLossOHEMLayer(LossLayer):
         keep_ratio: null (default), or the fraction of all positions to keep, whatever their class;
             neg_pos_ratio then has no effect.
         thresh: null (default), or a probability: positions with p_y below it are kept too.
+        label_smoothing: as in WeightedSoftmaxWithLossLayer, for the positions that are kept; which
+            ones those are depends on p_y alone.
         ignore_label, axis, check_labels: as in WeightedSoftmaxWithLossLayer.
 
     Takes memory for four numbers a position beside its blobs. Raises what
@@ -253,9 +256,6 @@ class DiceLossLayer(LossLayer):
     Raises ValueError for labels that are neither from 0 to 1 nor ignored, and for class numbers
     that are no whole numbers below C.
 
-    In data-parallel training `reduce: "batch"` takes the sums over all ranks, so that the ranks'
-    mean gradient is that of the whole batch with s for each rank; "image" is exact.
-
     Source: F. Milletari et al., "V-Net", 3DV 2016 (k = 2); layers named DiceCoefLoss (k = 1).
     """
 
@@ -282,7 +282,7 @@ class TverskyLossLayer(LossLayer):
             parabola through 0, of the same value and slope at 1e-4, stands in for it.
         activation, reduce, smooth, class_weight, ignore_label, background: as of DiceLossLayer.
 
-    Raises as DiceLossLayer does, and behaves like it in data-parallel training.
+    Raises as DiceLossLayer does.
 
     Source: S. S. M. Salehi et al., "Tversky loss function for image segmentation using 3D fully
     convolutional deep networks", MLMI 2017; N. Abraham and N. M. Khan, "A novel focal Tversky loss

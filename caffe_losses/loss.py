@@ -13,7 +13,7 @@ from caffe_losses.loops.along_axis import Scores, along_axis
 from caffe_losses.loops.channel_sum import channel_sum
 from caffe_losses.loops.pointwise import NO_PARAMETER, Blobs, Formula, pointwise
 from caffe_losses.parameters import Parameter
-from caffe_losses.weights import NO_ARRAY, Weights
+from caffe_losses.weights import NO_ARRAY, Weights, label_to_ignore
 
 ShapeCheck = Callable[..., None]
 # The positions of a balanced loss in which nothing weighs anything.
@@ -53,6 +53,7 @@ class Evaluation:
         loss_weight: float = 1,
         check_labels: bool = True,
         mean_over_ranks: Callable[..., Sequence[float]] = own_counts,
+        ranks: int = 1,
         has_extremes: bool = False,
     ) -> None:
         self.name = name  # of the layer or function, for errors
@@ -60,6 +61,7 @@ class Evaluation:
         self.loss_weight = loss_weight  # what gradients are multiplied with
         self.check_labels = check_labels
         self.mean_over_ranks = mean_over_ranks  # of counts; ranks average their gradients
+        self.ranks = ranks  # how many there are
         self.has_extremes = has_extremes or is_extreme(loss_weight)
         self.gradient_overflows = False
         self.weightless: Optional[Weightless] = None
@@ -118,7 +120,7 @@ class Evaluation:
                 value,
                 of_class.astype(kind),
                 smooth.astype(kind, copy=False),
-                np.float32(np.nan if ignore_label is None else ignore_label),
+                label_to_ignore(ignore_label),
                 np.float32(gamma),
                 np.float32(self.loss_weight),
             )

@@ -20,14 +20,14 @@ from caffe_losses.checks import (
     Shape,
     batch_channel_position,
     batch_size,
+    elementwise,
     positions_of,
     product,
     raise_for_elements,
     raise_for_fractions,
     raise_for_labels,
-    require_mask,
+    require_axis,
     require_number_for_each_channel,
-    require_same_layout,
     require_same_shape,
 )
 from caffe_losses.loops.counting import Counts, count
@@ -42,12 +42,18 @@ from caffe_losses.parameters import (
     NumberForEachChannel,
     OrNone,
 )
-from caffe_losses.softmax_losses import softmax_focal_loss, softmax_ohem, weighted_softmax
+from caffe_losses.softmax_losses import (
+    FOCAL_NORMALIZATION,
+    softmax_focal_loss,
+    softmax_ohem,
+    weighted_softmax,
+)
 from caffe_losses.weights import (
-    NO_ARRAY,
     Weights,
     balanced,
+    divided,
     groups_of,
+    label_to_ignore,
     normalizer,
     of_classes,
     uniform,
@@ -77,12 +83,7 @@ NORMALIZATION = Choice("WEIGHT", "BATCH_SIZE", "NONE", "FULL", "VALID", default=
 ONE = np.ones(1, np.float32)
 
 
-def check_pair(name: str, settings: Mapping[str, Any], prediction: Shape, target: Shape) -> None:
-    """Both have the same layout."""
-    require_same_layout(name, "target", target, "prediction", prediction)
-
-
-@loss("prediction", "target", differentiable=2, check_shapes=check_pair)
+@loss("prediction", "target", differentiable=2, check_shapes=elementwise("prediction", "target"))
 def euclidean(evaluation: Evaluation, prediction: np.ndarray, target: np.ndarray) -> float:
     """Euclidean loss, 1/(2N) sum (x - t)^2, of a prediction (N, ...) and a target (the same)."""
     (batch,) = evaluation.mean_over_ranks(batch_size(prediction))
@@ -91,22 +92,13 @@ def euclidean(evaluation: Evaluation, prediction: np.ndarray, target: np.ndarray
     )
 
 
-def check_masked(
-    name: str, settings: Mapping[str, Any], prediction: Shape, target: Shape, *mask: Shape
-) -> None:
-    """The target has the layout of the prediction; the mask may have one value for all channels."""
-    require_same_layout(name, "target", target, "prediction", prediction)
-    for shape in mask:
-        require_mask(name, "mask", shape, "prediction", prediction)
-
-
 @loss(
     "prediction",
     "target",
     "mask",
     optional=1,
     differentiable=2,
-    check_shapes=check_masked,
+    check_shapes=elementwise("prediction", "target", "mask"),
     balance=BALANCE,
     normalization=NORMALIZATION,
 )
@@ -180,22 +172,13 @@ def balanced_weights(
     return weights
 
 
-def check_huber(
-    name: str, settings: Mapping[str, Any], prediction: Shape, target: Shape, *weight: Shape
-) -> None:
-    """As those of the weighted Euclidean loss; the third bottom is a mask or weights."""
-    require_same_layout(name, "target", target, "prediction", prediction)
-    for shape in weight:
-        require_mask(name, "weight", shape, "prediction", prediction)
-
-
 @loss(
     "prediction",
     "target",
     "weight",
     optional=1,
     differentiable=2,
-    check_shapes=check_huber,
+    check_shapes=elementwise("prediction", "target", "weight"),
     delta=Number(default=1, minimum=1e-30),
     balance=Choice("none", "image", "batch", "channel", default="none"),
     normalization=NORMALIZATION,
@@ -266,15 +249,6 @@ def require_not_negative(name: str, weight: np.ndarray) -> None:
         )
 
 
-def check_scaled(
-    name: str, settings: Mapping[str, Any], prediction: Shape, target: Shape, *weight: Shape
-) -> None:
-    """The target has the layout of the prediction; weights may have one value for all channels."""
-    require_same_layout(name, "target", target, "prediction", prediction)
-    for which, shape in zip(("inside_weight", "outside_weight"), weight):
-        require_mask(name, which, shape, "prediction", prediction)
-
-
 @loss(
     "prediction",
     "target",
@@ -282,7 +256,7 @@ def check_scaled(
     "outside_weight",
     optional=2,
     differentiable=2,
-    check_shapes=check_scaled,
+    check_shapes=elementwise("prediction", "target", "inside_weight", "outside_weight"),
     sigma=Number(default=1, minimum=1e-3, maximum=1e3),
     normalization=Choice("BATCH_SIZE", "FULL", "NONE", default="BATCH_SIZE"),
 )
@@ -303,10 +277,8 @@ def smooth_l1(
     """
     batch, elements = evaluation.mean_over_ranks(batch_size(prediction), prediction.size)
     divisor = normalizer(normalization, batch, elements, elements)
-    inside, outside = (
-        NO_ARRAY if weight is None else positions_of(weight, prediction.shape)
-        for weight in (inside_weight, outside_weight)
-    )
+    inside = positions_of(inside_weight, prediction.shape)
+    outside = positions_of(outside_weight, prediction.shape)
     return evaluation.pointwise(
         formulas.smooth_l1,
         prediction,
@@ -317,15 +289,10 @@ def smooth_l1(
     )
 
 
-def check_labelled(name: str, settings: Mapping[str, Any], score: Shape, label: Shape) -> None:
-    """Both have the same layout."""
-    require_same_layout(name, "label", label, "score", score)
-
-
 @loss(
     "score",
     "label",
-    check_shapes=check_labelled,
+    check_shapes=elementwise("score", "label"),
     balance=BALANCE,
     normalization=NORMALIZATION,
     check_labels=CHECK_LABELS,
@@ -357,13 +324,9 @@ def balanced_cross_entropy(
     return evaluation.pointwise(formulas.sigmoid_cross_entropy, score, label, weights, ONE)
 
 
-def check_weighted(
-    name: str, settings: Mapping[str, Any], score: Shape, label: Shape, *weight: Shape
-) -> None:
-    """The label has the layout of the score; there is one class weight, or one for each channel."""
-    require_same_layout(name, "label", label, "score", score)
-    for shape in weight:
-        require_mask(name, "weight", shape, "score", score)
+def check_weighted(name: str, settings: Mapping[str, Any], score: Shape, *others: Shape) -> None:
+    """Those of elements; and there is one class weight, or one for each channel."""
+    elementwise("score", "label", "weight")(name, settings, score, *others)
     require_number_for_each_channel(name, "cls_weight", settings["cls_weight"], "score", score)
 
 
@@ -403,7 +366,7 @@ def weighted_cross_entropy(
         batch_size(score), label.size, label.size - ignored
     )
     divisor = normalizer(normalization, batch, elements, valid)
-    of_element = NO_ARRAY if weight is None else positions_of(weight, score.shape)
+    of_element = positions_of(weight, score.shape)
     return evaluation.pointwise(
         formulas.sigmoid_cross_entropy,
         score,
@@ -413,24 +376,15 @@ def weighted_cross_entropy(
     )
 
 
-def check_focal(
-    name: str, settings: Mapping[str, Any], score: Shape, label: Shape, *weight: Shape
-) -> None:
-    """The label has the layout of the score; the weight may have one value for all channels."""
-    require_same_layout(name, "label", label, "score", score)
-    for shape in weight:
-        require_mask(name, "weight", shape, "score", score)
-
-
 @loss(
     "score",
     "label",
     "weight",
     optional=1,
-    check_shapes=check_focal,
+    check_shapes=elementwise("score", "label", "weight"),
     alpha=OrNone(Number(default=0.25, minimum=0, maximum=1)),
     gamma=Number(default=2, minimum=0),
-    normalization=Choice("VALID", "POSITIVE", "FULL", "BATCH_SIZE", "NONE", default="VALID"),
+    normalization=FOCAL_NORMALIZATION,
     ignore_label=Number(default=None),
     check_labels=CHECK_LABELS,
 )
@@ -457,24 +411,24 @@ def sigmoid_focal(
     ones = label.size - counts.ignored - counts.wrong
     if positive != ones and evaluation.check_labels:
         raise_for_not_hard(evaluation.name, label, ignore_label)
-    batch, elements, valid, positive = evaluation.mean_over_ranks(
-        batch_size(score), label.size, positive + negative, positive
-    )
-    divisor = normalizer(normalization, batch, elements, valid, positive)
-    of_positive, of_negative = (1.0, 1.0) if alpha is None else (alpha, 1 - alpha)
     layout = label.reshape(batch_channel_position(score.shape))
-    of_element = NO_ARRAY if weight is None else positions_of(weight, score.shape)
-    weights = of_classes(
-        of_positive / divisor, of_negative / divisor, layout, of_element, ignore_label
+    of_positive, of_negative = (1, 1) if alpha is None else (alpha, 1 - alpha)
+    of_element = positions_of(weight, score.shape)
+    weights = of_classes(of_positive, of_negative, layout, of_element, ignore_label)
+    total = 0.0
+    if normalization == "WEIGHT":
+        total = Evaluation(evaluation.name).pointwise(formulas.unit, layout, layout, weights)
+        evaluation.allow_for(total)
+    means = evaluation.mean_over_ranks(
+        batch_size(score), label.size, positive + negative, positive, total
     )
+    weights = divided(weights, normalizer(normalization, *means))
     return evaluation.pointwise(formulas.sigmoid_focal, score, label, weights, [gamma])
 
 
 def raise_for_not_hard(name: str, label: np.ndarray, ignore_label: Optional[float]) -> None:
     """Raises for labels that are neither 0 nor 1 nor ignored."""
-    wrong = (label > 0) & (label != 1)
-    if ignore_label is not None:
-        wrong &= label != np.float32(ignore_label)
+    wrong = (label > 0) & (label != 1) & (label != label_to_ignore(ignore_label))
     first = label[wrong][0]
     if first < 1:
         fix = (
@@ -492,12 +446,7 @@ def raise_for_not_hard(name: str, label: np.ndarray, ignore_label: Optional[floa
 def check_summed(name: str, settings: Mapping[str, Any], prediction: Shape, target: Shape) -> None:
     """Both have the same shape, and the axis is one of theirs."""
     require_same_shape(name, "target", target, "prediction", prediction)
-    axis = settings["axis"]
-    if not -len(prediction) <= axis < len(prediction):
-        raise ValueError(
-            f'{name}: parameter "axis" is {axis}, but the prediction has shape {prediction}; '
-            f"expected an axis that it has"
-        )
+    require_axis(name, settings["axis"], "prediction", prediction)
 
 
 @loss(

@@ -5,7 +5,7 @@ channel, counted with probabilities, or of the order of its errors.
 """
 
 import math
-from typing import Any, Callable, Dict, Mapping, Optional, Sequence, Tuple
+from typing import Any, Callable, Mapping, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -13,13 +13,13 @@ from caffe_losses.checks import (
     LABEL_TOLERANCE,
     Shape,
     batch_channel_position,
+    elementwise,
     positions_of,
     raise_for_fractions,
-    require_class_layout,
     require_class_numbers,
     require_mask,
     require_number_for_each_channel,
-    require_same_layout,
+    require_positions,
 )
 from caffe_losses.formulas import overlap, squared_overlap
 from caffe_losses.loops.by_rank import (
@@ -31,9 +31,9 @@ from caffe_losses.loops.by_rank import (
 )
 from caffe_losses.loops.counting import count
 from caffe_losses.loops.overlap import Masks, sums, write_gradient
-from caffe_losses.loss import Evaluation, loss
+from caffe_losses.loss import Evaluation, Loss, loss
 from caffe_losses.parameters import Boolean, Choice, Number, NumberForEachChannel
-from caffe_losses.weights import NO_ARRAY
+from caffe_losses.weights import label_to_ignore
 
 # Of each group: its loss, and the coefficients (..., 4) of `formulas.overlap_derivative`.
 OfGroups = Tuple[np.ndarray, np.ndarray]
@@ -60,31 +60,28 @@ def check_masks(
         )
 
 
-MASK_PARAMETERS: Dict[str, Any] = {
-    "activation": Choice("none", "sigmoid", "softmax", default="none"),
-    "reduce": Choice("batch", "image", default="batch"),
-    "smooth": Number(1, minimum=0),
-    "class_weight": NumberForEachChannel(1, minimum=0),
-    "ignore_label": Number(None),
-    "background": Boolean(True),
-}
+def mask_loss(**own: Any) -> Callable[[Callable[..., float]], Loss]:
+    """Makes a loss, with bottoms and parameters of both losses of overlap and some of its own."""
+    return loss(
+        "prediction",
+        "label",
+        "weight",
+        optional=1,
+        check_shapes=check_masks,
+        **own,
+        activation=Choice("none", "sigmoid", "softmax", default="none"),
+        reduce=Choice("batch", "image", default="batch"),
+        smooth=Number(1, minimum=0),
+        class_weight=NumberForEachChannel(1, minimum=0),
+        ignore_label=Number(None),
+        background=Boolean(True),
+    )
 
 
-@loss(
-    "prediction",
-    "label",
-    "weight",
-    optional=1,
-    check_shapes=check_masks,
-    squared=Boolean(False),
-    **MASK_PARAMETERS,
-)
+@mask_loss(squared=Boolean(False))
 def dice(
     evaluation: Evaluation,
-    prediction: np.ndarray,
-    label: np.ndarray,
-    weight: Optional[np.ndarray] = None,
-    *,
+    *bottoms: np.ndarray,
     smooth: float,
     squared: bool,
     **settings: Any,
@@ -108,26 +105,13 @@ def dice(
         return value, ratio(np.stack(coefficients, -1), denominator[..., np.newaxis])
 
     formula = squared_overlap if squared else overlap
-    return overlap_loss(evaluation, prediction, label, weight, formula, of_groups, **settings)
+    return overlap_loss(evaluation, formula, of_groups, *bottoms, **settings)
 
 
-@loss(
-    "prediction",
-    "label",
-    "weight",
-    optional=1,
-    check_shapes=check_masks,
-    alpha=Number(0.5, minimum=0),
-    beta=Number(0.5, minimum=0),
-    gamma=Number(1, above=0),
-    **MASK_PARAMETERS,
-)
+@mask_loss(alpha=Number(0.5, minimum=0), beta=Number(0.5, minimum=0), gamma=Number(1, above=0))
 def tversky(
     evaluation: Evaluation,
-    prediction: np.ndarray,
-    label: np.ndarray,
-    weight: Optional[np.ndarray] = None,
-    *,
+    *bottoms: np.ndarray,
     alpha: float,
     beta: float,
     gamma: float,
@@ -149,7 +133,7 @@ def tversky(
         coefficients = slope * alpha * index, zero, -slope * (distance + beta * index), zero
         return value, ratio(np.stack(coefficients, -1), denominator[..., np.newaxis])
 
-    return overlap_loss(evaluation, prediction, label, weight, overlap, of_groups, **settings)
+    return overlap_loss(evaluation, overlap, of_groups, *bottoms, **settings)
 
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
@@ -180,11 +164,11 @@ def power(base: np.ndarray, exponent: float) -> Tuple[np.ndarray, np.ndarray]:
 
 def overlap_loss(
     evaluation: Evaluation,
-    prediction: np.ndarray,
-    label: np.ndarray,
-    weight: Optional[np.ndarray],
     formula: Callable[..., Any],
     of_groups: Callable[..., OfGroups],
+    prediction: np.ndarray,
+    label: np.ndarray,
+    weight: Optional[np.ndarray] = None,
     *,
     activation: str,
     reduce: str,
@@ -197,8 +181,8 @@ def overlap_loss(
     masks = Masks(
         prediction.reshape(shape),
         positions_of(label, shape),
-        NO_ARRAY if weight is None else positions_of(weight, shape),
-        or_nan(ignore_label),
+        positions_of(weight, shape),
+        label_to_ignore(ignore_label),
     )
     if prediction.size:
         require_right_labels(evaluation.name, label, masks, ignore_label)
@@ -206,16 +190,19 @@ def overlap_loss(
     if not np.isfinite(own_sums).all():
         return math.nan
     if reduce == "batch":
-        images = 1.0
-        groups = np.reshape(evaluation.mean_over_ranks(*own_sums.sum(0).ravel()), (1, -1, 3))
+        # All ranks have the loss of the whole batch; the mean of their gradients is to be its own.
+        images, share = 1.0, evaluation.ranks
+        means = evaluation.mean_over_ranks(*own_sums.sum(0).ravel())
+        groups = evaluation.ranks * np.reshape(means, (1, -1, 3))
     else:
-        (images,), groups = evaluation.mean_over_ranks(shape[0]), own_sums
+        share, groups = 1, own_sums
+        (images,) = evaluation.mean_over_ranks(shape[0])
     weights = np.broadcast_to(np.array(class_weight, np.float64), shape[1:2]).copy()
     weights[: not background] = 0
     weights /= (weights.sum() or 1) * (images or 1)
     with np.errstate(all="ignore"):
         values, coefficients = of_groups(*np.rollaxis(groups, 2))
-        coefficients = coefficients * (evaluation.loss_weight * weights)[:, np.newaxis]
+        coefficients = coefficients * (share * evaluation.loss_weight * weights)[:, np.newaxis]
         in_float32 = coefficients.astype(np.float32)
         result = float((values * weights).sum())
     gradient = evaluation.gradients[0] if evaluation.gradients else None
@@ -242,15 +229,10 @@ def require_right_labels(
         raise_for_fractions(name, label, ignore_label)
 
 
-def check_binary(name: str, settings: Mapping[str, Any], score: Shape, label: Shape) -> None:
-    """Both have the same layout."""
-    require_same_layout(name, "label", label, "score", score)
-
-
 @loss(
     "score",
     "label",
-    check_shapes=check_binary,
+    check_shapes=elementwise("score", "label"),
     per_image=Boolean(True),
     ignore_label=Number(None),
 )
@@ -272,7 +254,7 @@ def lovasz_hinge(
         require_class_numbers(evaluation.name, label, 2, ignore_label, fix)
     margins = margins_for(evaluation, shape)
     labels = label.reshape(shape)
-    if not set_hinge_margins(margins, score.reshape(shape), labels, or_nan(ignore_label)):
+    if not set_hinge_margins(margins, score.reshape(shape), labels, label_to_ignore(ignore_label)):
         return math.nan
     errors = Errors(margins, labels, np.ones(shape[1], np.float32), np.float32(1))
     losses, _ = by_rank(errors, per_image)
@@ -285,7 +267,7 @@ def lovasz_hinge(
 
 def check_classes(name: str, settings: Mapping[str, Any], score: Shape, label: Shape) -> None:
     """The label has one class number for all channels of a position."""
-    require_class_layout(name, "label", label, "score", score)
+    require_positions(name, "label", label, "score", score)
 
 
 @loss(
@@ -315,7 +297,7 @@ def lovasz_softmax(
     if score.size:
         require_class_numbers(evaluation.name, label, shape[1], ignore_label)
     margins = margins_for(evaluation, shape)
-    if not set_softmax_margins(margins, scores, labels, or_nan(ignore_label)):
+    if not set_softmax_margins(margins, scores, labels, label_to_ignore(ignore_label)):
         return math.nan
     errors = Errors(margins, labels, np.arange(shape[1], dtype=np.float32), np.float32(0))
     losses, positives = by_rank(errors, per_image)
@@ -333,8 +315,3 @@ def margins_for(evaluation: Evaluation, shape: Tuple[int, int, int]) -> np.ndarr
     """An array for margins, which become the gradient: where that goes if it is wanted."""
     gradient = evaluation.gradients[0] if evaluation.gradients else None
     return np.empty(shape, np.float32) if gradient is None else gradient.reshape(shape)
-
-
-def or_nan(ignore_label: Optional[float]) -> np.float32:
-    """The ignore_label, or a NaN, which nothing equals."""
-    return np.float32(np.nan if ignore_label is None else ignore_label)

@@ -40,8 +40,12 @@ def uniform(
 def uniform_weights(weight: float, ignore_label: Optional[float]) -> Weights:
     """The same weight for all elements; made once, as it takes longer than a small loss."""
     table = np.array([[weight]], np.float64)
-    ignored = NOTHING if ignore_label is None else np.float32(ignore_label)
-    return Weights(table, table, NO_ARRAY, False, NO_ARRAY, ignored)
+    return Weights(table, table, NO_ARRAY, False, NO_ARRAY, label_to_ignore(ignore_label))
+
+
+def label_to_ignore(ignore_label: Optional[float]) -> Any:
+    """The ignore_label as float32; for none a NaN, which no label equals."""
+    return NOTHING if ignore_label is None else np.float32(ignore_label)
 
 
 def uniform_in_each_image(divisors: np.ndarray, of_element: np.ndarray) -> Weights:
@@ -68,12 +72,24 @@ def of_classes(
     return uniform(1, of_element, ignore_label)._replace(mask=mask, **tables)
 
 
+def divided(weights: Weights, divisor: float) -> Weights:
+    """The weights of the classes divided by a number."""
+    return weights._replace(
+        positive=weights.positive / divisor, negative=weights.negative / divisor
+    )
+
+
 def normalizer(
-    normalization: str, batch: float, count: float, valid: float, positive: float = 0
+    normalization: str,
+    batch: float,
+    count: float,
+    valid: float,
+    positive: float = 0,
+    weight: float = 0,
 ) -> float:
     """What the sum is divided by, as Caffe's LossParameter means it; 1 where that would be 0.
 
-    "POSITIVE" is the number of positive elements.
+    "POSITIVE" is the number of positive elements, "WEIGHT" the sum of all weights.
     """
     divisors = {
         "NONE": 1,
@@ -81,6 +97,7 @@ def normalizer(
         "VALID": valid,
         "BATCH_SIZE": batch,
         "POSITIVE": positive,
+        "WEIGHT": weight,
     }
     return float(divisors[normalization]) or 1.0
 

@@ -58,7 +58,7 @@ class GradientAverage:
         self.loss_sums[...] = 0
         self.passes = 0
         if self.sync_counts:
-            batch_counts.set_mean_over_ranks(self.mean_over_ranks)
+            batch_counts.set_mean_over_ranks(self.mean_over_ranks, self.meeting.comm.size)
 
     def add_losses(self, layer: int) -> None:
         """After each layer's forward: the losses are there once the last layer is done."""

@@ -11,6 +11,7 @@ from caffe_losses.loops.along_axis import class_of
 from caffe_losses.loops.parts import PART, ROW, STRETCH, Index, Part, blocks, parts, slices
 from caffe_losses.loops.rows import add, after, mark_any_channel, multiply, tally
 from caffe_losses.loops.threads import for_each_part
+from caffe_losses.weights import label_to_ignore
 
 Groups = Tuple[int, int]
 Loop = Callable[[np.ndarray, np.ndarray, bool, Groups], np.ndarray]
@@ -40,8 +41,7 @@ def count(
     Labels from the lowest to the highest are right. What is ignored is nothing else. With
     `any_channel` positions are counted, as positive where any of their labels is not 0.
     """
-    ignored = np.nan if ignore_label is None else ignore_label  # nothing equals a NaN
-    limits = np.array([lowest, highest, ignored], np.float32)
+    limits = np.array([lowest, highest, label_to_ignore(ignore_label)], np.float32)
     return Counts(loop()(label, limits, any_channel, groups))
 
 
@@ -184,7 +184,7 @@ def count_classes(
     The weight of a position is that of its class, times a weight of its own where there is one.
     """
     own = np.zeros(0, np.float32) if weight is None else weight.reshape(-1)
-    ignored = np.float32(np.nan if ignore_label is None else ignore_label)
+    ignored = label_to_ignore(ignore_label)
     wrong, valid, positive, total = class_loop()(label.reshape(-1), own, of_class, ignored)
     return ClassCounts(int(wrong), int(valid), int(positive), float(total))
 

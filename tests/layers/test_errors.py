@@ -17,6 +17,7 @@ from support.layers import (
     row_with,
 )
 from support.nets import fed, loss_and_gradients, loss_net, python_layer
+from support.parameters import Axis, NumberForEachChannel
 
 SHAPE = (2, 3, 4)
 
@@ -118,19 +119,46 @@ def test_a_required_parameter_is_named(layer, key):
     assert message.startswith(f'{layer.name}: the parameter "{key}" is required')
 
 
-def test_cls_weight_must_fit_the_channels():
-    layer = LAYER["SigmoidCrossEntropyWeightLossLayer"]
-    message = message_of(ValueError, construct, layer, [(2, 3)] * 2, {"cls_weight": [1, 2]})
-    for part in (layer.name, '"cls_weight" has 2 numbers', "(2, 3) 3 channels", "one for each"):
-        assert part in message
+def with_parameter(kind):
+    """The layers with parameters of a kind, and their names."""
+    return for_each(
+        [
+            (layer, key)
+            for layer in LAYERS
+            for key, parameter in layer.parameters.items()
+            if isinstance(parameter, kind)
+        ],
+        "layer, key",
+        lambda layer, key: f"{layer.name}-{key}",
+    )
 
 
-@pytest.mark.parametrize("axis", [2, -3])
-def test_an_axis_that_the_prediction_lacks_is_an_error(axis):
-    layer = LAYER["ChannelSumEuclideanLossLayer"]
-    message = message_of(ValueError, construct, layer, [(2, 3)] * 2, {"axis": axis})
-    for part in (layer.name, f'"axis" is {axis}', "(2, 3)", "expected an axis that it has"):
-        assert part in message
+@with_parameter(NumberForEachChannel)
+@pytest.mark.parametrize("count", [2, 4])
+def test_a_list_of_numbers_must_fit_the_channels(layer, key, count):
+    row = row_with(layer, **{key: [1] * count})
+    message = message_of(ValueError, net_of, row, draw(row, SHAPE))
+    assert message == (
+        f'{layer.name}: parameter "{key}" has {count} numbers, the {layer.bottoms[0].name} of '
+        f"shape {SHAPE} 3 channels along axis 1; expected one number, or one for each channel"
+    )
+
+
+def test_a_list_of_numbers_must_fit_the_channels_of_another_axis():
+    row = row_with(LAYER["SoftmaxFocalLossLayer"], axis=-1, alpha=[1, 1, 1])
+    message = message_of(ValueError, net_of, row, draw(row, SHAPE))
+    assert '"alpha" has 3 numbers' in message and "4 channels along axis 2" in message
+
+
+@with_parameter(Axis)
+@pytest.mark.parametrize("axis", [3, -4])
+def test_an_axis_that_the_first_bottom_lacks_is_an_error(layer, key, axis):
+    inputs = draw(row_with(layer), SHAPE)
+    message = message_of(ValueError, net_of, row_with(layer, **{key: axis}), inputs)
+    assert message == (
+        f'{layer.name}: parameter "axis" is {axis}, but the {layer.bottoms[0].name} has shape '
+        f"{SHAPE}; expected an axis that it has"
+    )
 
 
 # Shapes

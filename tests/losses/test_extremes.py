@@ -77,7 +77,8 @@ def allowed_error(gradient, row, loss_weight):
     values = [np.abs(row.parameters[key]).max() for key in FACTORS if row.parameters.get(key)]
     factors = [max(1, abs(loss_weight)), *(max(1, value) for value in values)]
     lost = SMALLEST * (np.prod(factors) if max(factors) < ORDINARY else 1)
-    cancels = row.layer.tolerance not in NOTHING_CANCELS
+    is_smoothed = bool(row.parameters.get("label_smoothing"))
+    cancels = is_smoothed or row.layer.tolerance not in NOTHING_CANCELS
     return 1e-5 * np.abs(gradient) + 2e-6 * cancels * np.abs(gradient).max() + 30 * lost
 
 

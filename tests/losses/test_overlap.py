@@ -1,4 +1,4 @@
-"""Dice and Tversky where their masks are special, and against the layers that were published."""
+"""Dice and Tversky where their masks are special."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,7 @@ import pytest
 from caffe_losses import losses
 from support import oracle
 from support.layers import LAYERS, layer_of, row_with
-from support.nets import loss_and_gradients, loss_net, python_layer
+from support.nets import loss_and_gradients, loss_net
 
 SHAPE = (2, 3, 5, 7)
 LAYER = {layer.name: layer for layer in LAYERS}
@@ -27,26 +27,6 @@ def computed(name, inputs, **parameters):
     row = row_with(LAYER[name], optional=len(inputs) == 3, **parameters)
     loss, gradients = loss_and_gradients(loss_net(layer_of(row), inputs))
     return loss, gradients["prediction"]
-
-
-def published_dice_coef(prediction, label):
-    """Forward and gradient of the DiceCoefLoss of EAST nets, of whole blobs."""
-    p, g = prediction.astype(np.float64), label.astype(np.float64)
-    overlap, total = np.sum(p * g), np.sum(p) + np.sum(g)
-    similarity = (2 * overlap + 1) / (total + 1)
-    return 1 - similarity, (similarity - 2 * g) / (total + 1)
-
-
-def test_the_published_name_computes_what_published_nets_print():
-    random = np.random.RandomState(0)
-    shape = (4, 1, 16, 16)
-    inputs = {"p": random.rand(*shape), "g": random.rand(*shape) < 0.2}
-    inputs = {name: array.astype(np.float32) for name, array in inputs.items()}
-    net = loss_net(python_layer("pylayerUtils", "DiceCoefLossLayer", "pg", loss_weight=1), inputs)
-    loss, gradients = loss_and_gradients(net)
-    right, right_gradient = published_dice_coef(*inputs.values())
-    np.testing.assert_allclose(loss, right, rtol=1e-6)
-    np.testing.assert_allclose(gradients["p"], right_gradient, rtol=1e-5)
 
 
 # Empty masks
@@ -171,14 +151,6 @@ def test_channels_are_averaged_with_their_class_weight():
     loss, gradient = computed("DiceLossLayer", inputs, background=False)
     np.testing.assert_allclose(loss, (each[1] + each[2]) / 2, rtol=1e-6)
     assert not gradient[:, 0].any()
-
-
-@BOTH
-def test_a_class_weight_for_each_channel_must_fit_the_channels(name):
-    inputs = {"prediction": probabilities(), "label": random_labels()}
-    with pytest.raises(ValueError) as raised:
-        computed(name, inputs, class_weight=[1, 2])
-    assert f'{name}: parameter "class_weight" has 2 numbers' in str(raised.value)
 
 
 @BOTH

@@ -9,6 +9,8 @@ torch = pytest.importorskip("torch")
 functional = torch.nn.functional
 
 SHAPE = (4, 3, 50, 61)
+CLASSES = 4
+CLASS_WEIGHT = [0.2, 1, 5, 0.7]
 
 
 def draw():
@@ -132,3 +134,31 @@ def test_sigmoid_focal_is_finite_where_torchvisions_is_nan():
     # The two wrong ones are straight lines, of alpha_t / 4 as slope.
     np.testing.assert_allclose(gradient, [[0, 0, 0.75 / 4, -0.25 / 4]], atol=1e-20)
     np.testing.assert_allclose(loss, (0.75 * 2e4 + 0.25 * 1e4) / 4, rtol=1e-6)
+
+
+@pytest.mark.parametrize("shape", [(6, CLASSES), (3, CLASSES, 50), (2, CLASSES, 5, 7)])
+@pytest.mark.parametrize("scale", [1, 30])
+@pytest.mark.parametrize("label_smoothing", [0, 0.1, 1])
+@pytest.mark.parametrize("class_weight", [None, CLASS_WEIGHT])
+@pytest.mark.parametrize("ignore_index", [-100, 2])
+def test_weighted_softmax_is_cross_entropy(
+    shape, scale, label_smoothing, class_weight, ignore_index
+):
+    random = np.random.RandomState(0)
+    score = (scale * random.randn(*shape)).astype(np.float32)
+    label = random.choice([*range(CLASSES), ignore_index], size=shape[:1] + shape[2:])
+    options = {"label_smoothing": label_smoothing}
+    theirs = loss_and_gradient(
+        lambda x: functional.cross_entropy(
+            x,
+            torch.tensor(label),
+            weight=None if class_weight is None else tensor(class_weight),
+            ignore_index=ignore_index,
+            **options,
+        ),
+        score,
+    )
+    ours = losses.weighted_softmax(
+        score, label, class_weight=class_weight, ignore_label=ignore_index, **options
+    )
+    assert_same(ours, theirs)

@@ -228,11 +228,11 @@ CLASS_LABEL = Bottom(
     wrong=no_class_number,
     mistakes=[
         Mistake(255, 'set "ignore_label": 255'),
-        Mistake(3, "expected a whole number from 0 to 2, the number of a class"),
+        Mistake(3, "as many channels as there are classes"),
         Mistake(-1, 'set "ignore_label": -1'),
-        Mistake(0.5, "expected a whole number from 0 to 2"),
+        Mistake(0.5, "expected whole numbers from 0 to 2"),
         Mistake(254, 'set "ignore_label": 254', {"ignore_label": 255}),
-        Mistake(np.nan, "expected a whole number from 0 to 2"),
+        Mistake(np.nan, "expected whole numbers from 0 to 2"),
     ],
 )
 POSITION_WEIGHT = Bottom("weight", [positive], POSITIONS, optional=True, without_weight=[0])
@@ -425,7 +425,7 @@ LAYERS = [
         {
             "alpha": Number(0.75, None, minimum=0, maximum=1, or_none=True),
             "gamma": Number(0, 0.5, 1, 5, minimum=0),
-            "normalization": Word("VALID", "POSITIVE", "FULL", "BATCH_SIZE", "NONE"),
+            "normalization": Word("VALID", "POSITIVE", "WEIGHT", "FULL", "BATCH_SIZE", "NONE"),
             "ignore_label": Number(255),
             "check_labels": CHECK_LABELS,
         },
@@ -478,6 +478,7 @@ LAYERS = [
             "neg_pos_ratio": Number(1, 0.5, minimum=0),
             "keep_ratio": Number(0.3, 1, minimum=0, maximum=1),
             "thresh": Number(0.7, minimum=0, maximum=1),
+            "label_smoothing": Number(0.1, 1, minimum=0, maximum=1),
             "ignore_label": Number(255),
             "axis": Axis(2, -1, 0),
             "check_labels": CHECK_LABELS,
@@ -528,6 +529,8 @@ LAYERS = [
                     Mistake(255, "divide a mask of 0 and 255 by 255"),
                     Mistake(-1, 'set "ignore_label": -1'),
                     Mistake(0.5, "expected whole numbers from 0 to 1"),
+                    Mistake(254, 'set "ignore_label": 254', {"ignore_label": 255}),
+                    Mistake(np.nan, "expected whole numbers from 0 to 1"),
                 ],
             ),
         ],
@@ -540,17 +543,7 @@ LAYERS = [
         oracle.lovasz_softmax,
         [
             SCORE,
-            Bottom(
-                "label",
-                [classes, classes_with_255],
-                POSITIONS,
-                wrong=no_class_number,
-                mistakes=[
-                    Mistake(255, 'set "ignore_label": 255'),
-                    Mistake(3, "as many channels as there are classes"),
-                    Mistake(0.5, "expected whole numbers from 0 to 2"),
-                ],
-            ),
+            CLASS_LABEL._replace(draws=[classes, classes_with_255]),
         ],
         {
             "per_image": Boolean(False),

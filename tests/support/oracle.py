@@ -164,6 +164,8 @@ def focal_weights(
     v = v * valid * np.where(t > 0, of_positive, of_negative)
     if normalization == "POSITIVE":
         return v / max(1, np.count_nonzero(positive))
+    if normalization == "WEIGHT":
+        return v / (v.sum() or 1)
     return v / divisor(normalization, len(t), t.size, np.count_nonzero(valid))
 
 
@@ -442,12 +444,23 @@ def weighted_softmax_with_loss(
     """L = sum s_c (-ln p_c), with what softmax_coefficients gives for s."""
     if score.size == 0:
         return nothing(score)
-    axis = parameters.get("axis", 1)
     s = softmax_coefficients(score, label, weight, **parameters)
+    return softmax_cross_entropy(score, s, parameters.get("axis", 1))
+
+
+def softmax_cross_entropy(score: np.ndarray, s: np.ndarray, axis: int) -> Answer:
+    """L = sum s_c (-ln p_c), with s for each position and class."""
     entropy = minus_log_softmax(positions(score, axis))
     # Of s_c (-ln p_c) it is s_c (p_c - 1) to x_c and s_c p_k to another x_k.
     gradient = s * np.expm1(-entropy) + (s.sum(axis=1, keepdims=True) - s) * np.exp(-entropy)
     return float(np.sum(s * entropy)), [axis_put_back(gradient, score, axis)]
+
+
+def smoothed(y: np.ndarray, K: int, label_smoothing: float) -> np.ndarray:
+    """q_c = (1 - e) [c = y] + e / K for each position and class."""
+    q = np.full((len(y), K), label_smoothing / K)
+    q[np.arange(len(y)), y] += 1 - label_smoothing
+    return q
 
 
 def softmax_coefficients(
@@ -460,13 +473,12 @@ def softmax_coefficients(
     label_smoothing: float = 0,
     normalization: str = "WEIGHT",
 ) -> np.ndarray:
-    """s_c = u w_c q_c / D, with q_c = (1 - e) [c = y] + e / K, for each position and class."""
+    """s_c = u w_c q_c / D for each position and class."""
     K = score.shape[axis]
     y, valid = class_numbers(label, K, ignore_label)
     u = valid * (1.0 if weight is None else float64(weight).ravel())
     w = np.broadcast_to(float64(class_weight), (K,))
-    q = np.full((len(y), K), label_smoothing / K)
-    q[np.arange(len(y)), y] += 1 - label_smoothing
+    q = smoothed(y, K, label_smoothing)
     D = softmax_divisor(score, axis, normalization, valid, y, np.sum(u * w[y]))
     return u[:, np.newaxis] * w * q / D
 
@@ -529,21 +541,20 @@ def softmax_with_loss_ohem(
     score: np.ndarray,
     label: np.ndarray,
     weight: Optional[np.ndarray] = None,
+    ignore_label: Optional[float] = None,
     axis: int = 1,
-    **parameters: Any,
+    label_smoothing: float = 0,
+    **choice: Any,
 ) -> Answer:
-    """L = sum u (-ln p_y) / M over the M positions that are kept."""
+    """L = sum s_c (-ln p_c), s_c = u q_c / M for the M positions that are kept, 0 for others."""
     if score.size == 0:
         return nothing(score)
-    y, entropy, u = ohem_positions(score, label, weight, axis, parameters.pop("ignore_label", None))
-    kept = sorted(ohem_choice(y, entropy, u, **parameters))
-    entropies = minus_log_softmax(positions(score, axis))[kept]
-    s = np.zeros(entropies.shape)
-    s[np.arange(len(kept)), y[kept]] = u[kept] / max(1, len(kept))
-    gradient = np.zeros((len(y), score.shape[axis]))
-    gradient[kept] = s * np.expm1(-entropies)
-    gradient[kept] += (s.sum(axis=1, keepdims=True) - s) * np.exp(-entropies)
-    return float(np.sum(s * entropies)), [axis_put_back(gradient, score, axis)]
+    y, entropy, u = ohem_positions(score, label, weight, axis, ignore_label)
+    kept = sorted(ohem_choice(y, entropy, u, **choice))
+    q = smoothed(y, score.shape[axis], label_smoothing)
+    s = np.zeros(q.shape)
+    s[kept] = u[kept, np.newaxis] * q[kept] / max(1, len(kept))
+    return softmax_cross_entropy(score, s, axis)
 
 
 def ohem_positions(

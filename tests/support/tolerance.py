@@ -93,13 +93,19 @@ def of_softmax(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -
     """Relative to the terms s_c (-ln p_c): label smoothing and negative weights cancel them."""
     if bottoms[0].size == 0:
         return of_answer(answer, *bottoms, **parameters)
-    axis = parameters.get("axis", 1)
-    s = np.abs(oracle.softmax_coefficients(*bottoms, **parameters))
+    return of_coefficients(
+        oracle.softmax_coefficients(*bottoms, **parameters), bottoms[0], parameters.get("axis", 1)
+    )
+
+
+def of_coefficients(s: np.ndarray, score: np.ndarray, axis: int) -> Tolerance:
+    """Relative to the terms s_c (-ln p_c), with s for each position and class."""
+    s = np.abs(s)
     total = s.sum(axis=1, keepdims=True)
-    entropy = oracle.minus_log_softmax(oracle.positions(bottoms[0], axis))
+    entropy = oracle.minus_log_softmax(oracle.positions(score, axis))
     terms = (total - s) * np.exp(-entropy) - s * np.expm1(-entropy)
     denormal = SMALLEST * (1 + total) * np.ones(s.shape)
-    errors = oracle.axis_put_back(1e-5 * terms + denormal, bottoms[0], axis)
+    errors = oracle.axis_put_back(1e-5 * terms + denormal, score, axis)
     return 1e-6 * float(np.sum(s * entropy)) + float(denormal.sum()), [errors]
 
 
@@ -124,29 +130,29 @@ def of_ohem(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> T
     """Which positions are kept of those that are about equally hard is left open."""
     if bottoms[0].size == 0:
         return of_answer(answer, *bottoms)
-    axis, ignore_label = (parameters.pop(key, value) for key, value in OHEM_DEFAULTS.items())
+    axis, ignore_label, label_smoothing = (parameters.pop(*default) for default in OHEM_DEFAULTS)
     score, label, weight = (*bottoms, None)[:3]
     y, entropy, u = oracle.ohem_positions(score, label, weight, axis, ignore_label)
     kept = oracle.ohem_choice(y, entropy, u, **parameters)
-    size = np.abs(u) / max(1, len(kept))
-    denormal = SMALLEST * (1 + size.max()) * len(y)
-    errors = 1e-5 * np.abs(answer[1][0]) + denormal
-    left = [p for p in range(len(y)) if u[p] and p not in kept]
-    open_to_choice = np.zeros(len(y))
-    for p in left:
+    s = u[:, np.newaxis] * oracle.smoothed(y, score.shape[axis], label_smoothing)
+    s /= max(1, len(kept))
+    open_to_choice = np.zeros(len(y), bool)
+    for p in [p for p in range(len(y)) if u[p] and p not in kept]:
         equals = [k for k in kept if abs(entropy[k] - entropy[p]) <= 1e-5 * (1 + entropy[p])]
-        open_to_choice[[p] * bool(equals) + equals] = 1
+        open_to_choice[[p] * bool(equals) + equals] = True
     near = np.abs(np.exp(-entropy) - parameters.get("thresh", -1)) <= 1e-5
-    open_to_choice[near] = 1
-    ties = oracle.axis_put_back(
-        np.repeat((open_to_choice * size)[:, np.newaxis], score.shape[axis], axis=1), score, axis
-    )
-    loss = 1e-6 * float(np.sum((size * entropy)[list(kept)])) + denormal
-    spread = float(np.sum(open_to_choice * size * entropy)) if np.ptp(u) or near.any() else 0
+    open_to_choice |= near
+    is_used = open_to_choice | np.isin(np.arange(len(y)), list(kept))
+    loss, (errors,) = of_coefficients(s * is_used[:, np.newaxis], score, axis)
+    size = np.abs(s).sum(axis=1, keepdims=True) * open_to_choice[:, np.newaxis]
+    ties = oracle.axis_put_back(np.repeat(size, score.shape[axis], axis=1), score, axis)
+    values = np.abs(s) * oracle.minus_log_softmax(oracle.positions(score, axis))
+    is_same = not (np.ptp(u) or near.any() or label_smoothing)  # whichever is kept
+    spread = 0 if is_same else float(np.sum(values[open_to_choice]))
     return loss + spread, [errors + 2 * ties]
 
 
-OHEM_DEFAULTS = {"axis": 1, "ignore_label": None}  # type: dict
+OHEM_DEFAULTS = [("axis", 1), ("ignore_label", None), ("label_smoothing", 0)]
 
 
 def of_overlap(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> Tolerance:
