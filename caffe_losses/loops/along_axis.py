@@ -34,6 +34,8 @@ NO_CLASS = np.float32(-1)
 CHANNELS = 64
 # Up to so many classes vectors are transposed, to work on many of them at a time.
 FEW_CLASSES = 64
+# Scores in a block of NumPy's, more than elsewhere: many operations are on its positions alone.
+SCORES = 2 * BLOCK
 # Elements of scores that are worked on together: they and their gradient stay in the cache.
 TILE = 32 * STRETCH
 
@@ -81,9 +83,9 @@ def blocks(shape: Tuple[int, int, int]) -> List[Tuple[slice, slice]]:
     batch, classes, positions = shape
     if 0 in shape:
         return []
-    positions_each = min(positions, max(1, BLOCK // classes))
+    positions_each = min(positions, max(1, SCORES // classes))
     is_whole = positions_each == positions
-    images_each = max(1, BLOCK // (classes * positions)) if is_whole else 1
+    images_each = max(1, SCORES // (classes * positions)) if is_whole else 1
     return [(n, s) for n in slices(batch, images_each) for s in slices(positions, positions_each)]
 
 

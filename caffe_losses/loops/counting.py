@@ -20,12 +20,20 @@ Loop = Callable[[np.ndarray, np.ndarray, bool, Groups], np.ndarray]
 class Counts:
     """How many labels there are of each kind."""
 
-    def __init__(self, kinds: np.ndarray) -> None:
-        self.classes = kinds[:, :, :2].transpose(2, 0, 1)  # (2, images, channels): above 0, and 0
+    def __init__(self, kinds: np.ndarray, size: int, limits: np.ndarray) -> None:
+        lowest, highest, ignore_label = limits
         others = kinds.reshape(-1, 4)
         others = others[0] if len(others) == 1 else others.sum(axis=0)
         self.ignored = int(others[2])  # the ignore_label
-        self.wrong = int(others[3])  # out of range, NaN among them
+        # What is ignored is nothing else. Only here: each comparison in a loop costs its time.
+        if ignore_label > 0:
+            kinds[:, :, 0] -= kinds[:, :, 2]
+        if ignore_label == 0:
+            kinds[:, :, 1] -= kinds[:, :, 2]
+        self.classes = kinds[:, :, :2].transpose(2, 0, 1)  # (2, images, channels): above 0, and 0
+        ignored_in_range = self.ignored if lowest <= ignore_label <= highest else 0
+        right = int(others[3]) - ignored_in_range
+        self.wrong = size - self.ignored - right  # out of range, NaN among them
 
 
 def count(
@@ -42,12 +50,17 @@ def count(
     `any_channel` positions are counted, as positive where any of their labels is not 0.
     """
     limits = np.array([lowest, highest, label_to_ignore(ignore_label)], np.float32)
-    return Counts(loop()(label, limits, any_channel, groups))
+    batch, channels, positions = label.shape
+    size = batch * positions * (1 if any_channel else channels)
+    return Counts(loop()(label, limits, any_channel, groups), size, limits)
 
 
 @functools.lru_cache(maxsize=None)
 def loop() -> Loop:
-    """The loop of the engine; it returns counts (images, channels, 4)."""
+    """The loop of the engine; it returns counts (images, channels, 4).
+
+    They are the labels above 0, those of 0, those that are the ignore_label, and those in range.
+    """
     plain: Loop = count_in_blocks
     return engine.loop(compiled_loop, plain)
 
@@ -64,12 +77,11 @@ def count_in_blocks(
         block = label[index]
         if any_channel:
             block = np.any(label[index[0], :, index[2]] != 0, axis=1, keepdims=True)
-        valid = block != ignore_label
         in_range = (block >= lowest) & (block <= highest)
-        kinds = ((block > 0) & valid, (block == 0) & valid, ~valid, ~in_range & valid)
-        sums = [kind.sum(axis=axes, keepdims=True)[:, :, 0] for kind in kinds]
+        kinds = (block > 0, block == 0, block == ignore_label, in_range)
+        sums = [count_true(kind, axes) for kind in kinds]
         place = (part if length > 1 else slice(1) for part, length in zip(index, groups))
-        return tuple(place), np.moveaxis(sums, 0, 2)
+        return tuple(place), np.stack(sums, 2)
 
     batch, channels, positions = label.shape
     for place, sums in for_each_part(
@@ -77,6 +89,14 @@ def count_in_blocks(
     ):
         counts[place] += sums
     return counts
+
+
+def count_true(condition: np.ndarray, axes: Tuple[int, ...]) -> np.ndarray:
+    """How often it holds along some axes, of which the last is one; that one goes."""
+    if all(condition.shape[axis] == 1 for axis in range(3) if axis not in axes):
+        # NumPy counts eight at a time where it need not tell apart what it counts.
+        return np.full((1, 1), np.count_nonzero(condition))
+    return condition.sum(axis=axes, keepdims=True)[:, :, 0]
 
 
 def compiled_loop() -> Loop:
@@ -135,13 +155,13 @@ def count_rows(
         group[0] += positive
         group[1] += negative
         group[2] += ignored
-        group[3] += step - ignored - right
+        group[3] += right
         start += step
         image, channel, position = after(step, image, channel, position, channels, positions)
 
 
 def count_row(labels: np.ndarray, lowest: Any, highest: Any, ignore_label: Any) -> Any:
-    """How many labels of a row are positive, negative, ignored and right."""
+    """How many labels of a row are above 0, are 0, are the ignore_label, and are in range."""
     positive = negative = ignored = right = np.int32(0)
     for i in range(labels.size):
         label = labels[i]
@@ -149,13 +169,6 @@ def count_row(labels: np.ndarray, lowest: Any, highest: Any, ignore_label: Any) 
         negative = tally(negative, label == ZERO)
         ignored = tally(ignored, label == ignore_label)
         right = tally(right, (label >= lowest) & (label <= highest))
-    # What is ignored is nothing else. Taken off here: in the loop it would cost as much again.
-    if ignore_label > ZERO:
-        positive -= ignored
-    if ignore_label == ZERO:
-        negative -= ignored
-    if lowest <= ignore_label <= highest:
-        right -= ignored
     return positive, negative, ignored, right
 
 
