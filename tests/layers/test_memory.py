@@ -1,0 +1,34 @@
+"""What a forward and a backward take beside the blobs."""
+
+import tracemalloc
+
+import pytest
+
+from caffe_losses.loops import engine
+from support.layers import DEFAULTS, draw, layer_of, name_of
+from support.nets import loss_net
+
+SHAPE = (2, 4, 512, 512)
+POSITIONS = 2 * 512 * 512
+MEGABYTE = 10**6
+# Losses that choose or sort take some bytes for each position, as their docstrings say.
+BYTES_OF_POSITION = {"numba": 16, "numpy": 160}
+CHOOSING = ("SoftmaxWithLossOHEMLayer", "LovaszHingeLossLayer", "LovaszSoftmaxLossLayer")
+
+
+@pytest.mark.parametrize("row", DEFAULTS, ids=name_of)
+def test_a_large_blob_takes_less_than_4_megabytes_beside_it(row):
+    net = loss_net(layer_of(row), draw(row, SHAPE))
+    net.forward()
+    net.backward()
+    tracemalloc.start()
+    try:
+        net.forward()
+        net.backward()
+        taken = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    allowed = 4 * MEGABYTE
+    if row.layer.name in CHOOSING:
+        allowed += BYTES_OF_POSITION[engine.name()] * POSITIONS
+    assert taken < allowed
