@@ -135,16 +135,13 @@ class Judge:
 
     def is_wrong(self, measurement: Measurement) -> bool:
         """By the scale of the blob, or that of the weakest channel, class or image around it."""
-        tolerance = self.tolerance(measurement)
         scale = self.scale(measurement, self.weakest[measurement.elements].max())
         share = max(WRONG_BY_GROUP, self.options.threshold)
-        narrower = min(tolerance, share * scale + self.rounding(measurement))
+        by_group = share * scale + self.rounding(measurement)
+        tolerance = min(self.tolerance(measurement), by_group)
         # Next to a kink, the bound on the error is not one to accuse by.
-        return any(
-            measurement.error <= max(each, NOISY * measurement.noise)
-            and measurement.difference > each + measurement.error
-            for each in (tolerance, narrower)
-        )
+        is_smooth = measurement.error <= max(tolerance, NOISY * measurement.noise)
+        return is_smooth and measurement.difference > tolerance + measurement.error
 
     def is_clear(self, measurement: Measurement) -> bool:
         """Whether an error as large as the tolerance would have been seen here."""

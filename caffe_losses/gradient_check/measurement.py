@@ -161,6 +161,7 @@ class Measurer:
     ) -> None:
         self.function, self.variable, self.step = function, variable, step
         self.analytic = analytic.ravel()
+        self.base = function.outputs(function.origin)
         # Large values take a larger step, as float32 is coarse there.
         self.unit = np.maximum(1.0, np.abs(function.origin[variable.name].ravel()))
         # As all elements move, up and down by turns, all outputs do.
@@ -197,5 +198,8 @@ class Measurer:
         return np.ones(1) if elements.size == 1 else signs * self.unit[elements]
 
     def along(self, elements: np.ndarray, rates: np.ndarray) -> Outputs:
-        origin = self.function.origin
-        return lambda t: self.function.outputs(origin, (self.variable, elements, t * rates))
+        def outputs(t: float) -> np.ndarray:
+            change = self.variable, elements, t * rates
+            return self.function.outputs(self.function.origin, change) if t else self.base
+
+        return outputs

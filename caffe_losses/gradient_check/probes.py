@@ -62,7 +62,7 @@ def is_taken(function: LayerFunction, point: Arrays) -> bool:
 
 
 def random_forward(function: LayerFunction, other: Arrays) -> str:
-    """That forward depends on chance; that it depends on previous bottoms is a misdeed."""
+    """A finding if forward depends on chance; if it depends on previous bottoms, a misdeed."""
     function.outputs(other)
     outputs = [function.outputs(function.origin) for repetition in range(3)]
     if not np.isfinite(outputs).all():
