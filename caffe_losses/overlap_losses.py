@@ -261,7 +261,8 @@ def lovasz_hinge(
     (groups,) = evaluation.mean_over_ranks(len(losses))
     weight = 1 / ((groups or 1) * max(shape[1], 1))
     if evaluation.gradients:
-        margins *= np.float32(weight * evaluation.loss_weight)
+        with np.errstate(under="ignore"):
+            margins *= np.float32(weight * evaluation.loss_weight)
     return float(losses.sum() * weight)
 
 
@@ -305,9 +306,10 @@ def lovasz_softmax(
     counts = positives > 0 if classes == "present" else np.ones_like(positives, bool)
     weights = counts / (np.maximum(counts.sum(1, keepdims=True), 1) * (groups or 1))
     if evaluation.gradients:
-        factors = weights * evaluation.loss_weight
         kind = np.float64 if evaluation.has_extremes else np.float32
-        take_derivatives_through_softmax(margins, scores, factors.astype(kind))
+        with np.errstate(under="ignore"):
+            factors = (weights * evaluation.loss_weight).astype(kind)
+        take_derivatives_through_softmax(margins, scores, factors)
     return float((losses * weights).sum())
 
 

@@ -365,8 +365,8 @@ def test_what_code_spans_name_exists(name):
 
 def test_docs_reliability_names_all_tests_of_reliability():
     text = read("docs/reliability.md")
-    of_layers = ["test_errors", "test_parameters", "test_reliability"]
-    of_losses = ["test_fuzz", "test_engines", "test_gradient_from_forward"]
+    of_layers = ["test_errors", "test_parameters", "test_reliability", "test_state", "test_top"]
+    of_losses = ["test_extremes", "test_fuzz", "test_engines", "test_gradient_from_forward"]
     paths = [f"tests/layers/{name}.py" for name in of_layers]
     for path in [*paths, *(f"tests/losses/{name}.py" for name in of_losses)]:
         for test in re.findall(r"(?m)^def (test_\w+)", read(path)):

@@ -293,6 +293,22 @@ def test_an_element_that_must_not_be_is_named_with_its_place_and_the_fix(layer, 
     assert mistake.fix in message
 
 
+OF_FRACTIONS = [*CROSS_ENTROPIES, "DiceLossLayer", "TverskyLossLayer"]
+
+
+@pytest.mark.parametrize("name", OF_FRACTIONS)
+def test_a_label_that_rounds_to_1_is_taken_and_others_are_shown_with_their_digits(name):
+    """255 times 0.0039215695, which is 1/255 written with eight digits, is 1.0000002."""
+    row = row_with(LAYER[name])
+    inputs = draw(row, SHAPE)
+    inputs["label"] = inputs["label"] * np.float32(1.0000002)
+    assert inputs["label"].max() > 1
+    correct, _ = expected(row, inputs)
+    np.testing.assert_allclose(loss_and_gradients(net_of(row, inputs))[0], correct, rtol=1e-5)
+    inputs["label"][1, 2, 3] = 1.0002
+    assert "the first 1.0002 at (1, 2, 3" in message_of(ValueError, net_of(row, inputs).forward)
+
+
 def test_the_element_that_is_ignored_is_no_mistake_and_all_mistakes_are_counted():
     row = row_with(LAYER["SigmoidCrossEntropyWeightLossLayer"], ignore_label=255)
     inputs = draw(row, SHAPE)

@@ -130,6 +130,36 @@ def test_a_missing_loss_weight_is_warned_of_once_in_training(row):
     assert warnings_of(row, train, loss_weight=0.25) == []
 
 
+CONSUMERS = {
+    "Power": "power_param { scale: 3 }",
+    "Eltwise": 'bottom: "own" eltwise_param { coeff: 1 coeff: 2 }',
+    "Scale": "scale_param { axis: 0 filler { value: 3 } }",
+}
+
+
+@pytest.mark.parametrize("kind", CONSUMERS)
+@each_loss
+def test_a_loss_that_gets_its_gradient_from_another_layer_is_not_warned_of(row, kind):
+    layer = layer_of(row).replace("loss_weight: 1", "").replace('"loss"', '"own"')
+    layer += (
+        f'layer {{ name: "loss" type: "{kind}" bottom: "own" top: "loss" loss_weight: 1 '
+        f"{CONSUMERS[kind]} }}"
+    )
+    inputs = draw(row, (2, 3, 4))
+    loss, gradients = expected(row, inputs)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net = loss_net(layer, inputs)
+        for _ in range(3):
+            found, found_gradients = loss_and_gradients(net)
+            np.testing.assert_allclose(found, 3 * loss, rtol=1e-5)
+    for name in row.differentiable:
+        scale = np.abs(gradients[name]).max()
+        np.testing.assert_allclose(
+            found_gradients[name], 3 * gradients[name], rtol=1e-4, atol=1e-5 * scale
+        )
+
+
 # Kill and resume
 
 

@@ -5,15 +5,18 @@ float32. Where the gradient and the loss are in range, they are right, whatever 
 between are.
 """
 
+import platform
 import random
+import sys
 
 import numpy as np
 import pytest
 
 from support import tolerance
-from support.layers import ROWS, draw, expected, layer_of, name_of
+from support.layers import LAYERS, ROWS, draw, expected, layer_of, name_of, row_with
 from support.nets import loss_and_gradients, loss_net
 from support.parameters import FLOAT32_MAX
+from support.processes import run
 
 SHAPE = (2, 3, 4, 5)
 SMALLEST = float(np.finfo(np.float32).tiny)
@@ -110,3 +113,63 @@ def test_products_in_between_leave_float32_and_the_result_does_not(row):
             allowed = allowed_error(correct[name], extreme, loss_weight)
             assert (error <= allowed).all(), (extreme.parameters, loss_weight, name)
     assert answers
+
+
+OF_SMALL_SIGMOIDS = {
+    "cls_weight": {"cls_weight": 1e25},
+    "loss_weight": {"loss_weight": 1e25},
+    "weight": {"weight": 1e25},
+}
+
+
+@pytest.mark.parametrize("large", OF_SMALL_SIGMOIDS)
+def test_a_sigmoid_below_the_smallest_normal_number_times_a_large_weight(large):
+    """Right where a parameter or the loss weight is large; lost where the element's weight is."""
+    factors = {"cls_weight": 1, "loss_weight": 1, "weight": 1, **OF_SMALL_SIGMOIDS[large]}
+    layer = {layer.name: layer for layer in LAYERS}["SigmoidCrossEntropyWeightLossLayer"]
+    row = row_with(layer, cls_weight=factors["cls_weight"])
+    inputs = draw(row, SHAPE)
+    inputs["score"][...] = np.linspace(87.5, 103, inputs["score"].size).reshape(SHAPE)
+    inputs["label"][...] = 1
+    inputs["weight"][...] = factors["weight"]
+    loss_weight = factors["loss_weight"]
+    net = loss_net(layer_of(row, loss_weight=loss_weight), inputs)
+    loss, gradients = loss_and_gradients(net)
+    correct, correct_gradients = expected(row, inputs)
+    correct_gradient = loss_weight * correct_gradients["score"]
+    assert np.abs(correct_gradient).max() < 1.01 * SMALLEST * 1e25
+    if large == "weight":
+        np.testing.assert_allclose(gradients["score"], correct_gradient, atol=SMALLEST * 1e25)
+    else:
+        np.testing.assert_allclose(gradients["score"], correct_gradient, rtol=1e-5)
+    if large == "cls_weight":
+        np.testing.assert_allclose(loss, correct, rtol=1e-6)
+
+
+PRINT_ALL = """
+import hashlib
+import numpy as np
+from support.layers import DEFAULTS, draw, layer_of
+from support.nets import loss_and_gradients, loss_net
+product = np.random.RandomState(0).randn(300, 300).astype(np.float32)
+print(hashlib.sha1(product.dot(product)).hexdigest())
+digest = hashlib.sha1()
+for row in DEFAULTS:
+    inputs = draw(row, (2, 3, 40, 41))
+    loss, gradients = loss_and_gradients(loss_net(layer_of(row), inputs))
+    digest.update(repr(loss).encode())
+    for name in inputs:
+        digest.update(gradients[name].tobytes())
+print(digest.hexdigest())
+"""
+
+
+def test_losses_are_the_same_to_the_bit_whichever_kernel_the_blas_picks():
+    kernels = ["Prescott", "Nehalem", ""]  # "": that of this processor
+    command = [sys.executable, "-c", PRINT_ALL]
+    done = [run(command, OPENBLAS_CORETYPE=kernel, GLOG_minloglevel="2") for kernel in kernels]
+    assert {each.returncode for each in done} == {0}, done[0].stderr
+    of_products, of_losses = zip(*(each.stdout.split() for each in done))
+    assert len(set(of_losses)) == 1
+    if platform.machine() == "x86_64":
+        assert len(set(of_products)) > 1, "no other kernel was picked"

@@ -28,8 +28,9 @@ from support.layers import (
     channels_shared,
     of_the_formula,
 )
-from support.nets import loss_and_gradients, loss_net, python_layer
-from support.parameters import Axis, Boolean, Number, NumberForEachChannel, Word, is_number
+from support.nets import fed, loss_and_gradients, loss_net, python_layer
+from support.parameters import FLOAT32_MAX, Axis, Boolean, Number, NumberForEachChannel, Word
+from support.tolerance import SMALLEST
 
 Case = NamedTuple(
     "Case",
@@ -39,6 +40,7 @@ Case = NamedTuple(
         ("parameters", Dict[str, Any]),
         ("text", str),  # of the param_str
         ("loss_weight", float),
+        ("follows_an_error", bool),  # the net has seen a batch that is not finite
     ],
 )
 
@@ -131,6 +133,12 @@ SPECIAL = [0.0, -0.0, 1e-45, -1e-45, 1.1754942e-38, 1e-20, 255.0, 1e4, -1e4, 1e1
 SPECIAL += [20.0, 87.4, -87.4, 88.8, -88.8, 104.0, -104.0, 3.4028235e38, -3.4028235e38]
 NOT_FINITE = [math.nan, math.inf, -math.inf]
 any_finite = st.floats(allow_nan=False, allow_infinity=False, width=32) | st.sampled_from(SPECIAL)
+# Both ends of float32, whatever the sign.
+ANY_SIZE = st.builds(
+    lambda sign, exponent: float(np.float32(sign * 10.0**exponent)),
+    st.sampled_from([1, -1]),
+    st.floats(-37.5, 38.5),
+)
 STRANGE = st.sampled_from([-0.0, 1e-45, -1e-45, 1e-30, -1e-30, 0.5, -1.0, 255.0])
 
 
@@ -146,7 +154,8 @@ def draw_elements(draw, bottom, channels):
         st.sampled_from(
             [tame] * 8
             + [tame | STRANGE] * 2
-            + [any_finite, any_finite | st.sampled_from(NOT_FINITE)]
+            + [any_finite]
+            + [any_finite | st.sampled_from(NOT_FINITE)] * 2
         )
     )
 
@@ -174,8 +183,18 @@ def draw_case(draw, layer):
         shape = draw(draw_shape(bottom, first, axis)) if inputs else first
         channels = channels_shared(shape, first, shared)
         inputs[bottom.name] = draw(draw_values(bottom, shape, channels))
-    loss_weight = draw(st.sampled_from([1, 1, 0.01, 3, 1000, -2]))
-    return Case(layer, inputs, parameters, text, loss_weight)
+    if draw(st.integers(0, 3)) == 3:
+        for name in inputs:
+            if "weight" in name:
+                inputs[name] = scaled(inputs[name], draw(ANY_SIZE))
+    loss_weight = draw(st.sampled_from([1, 1, 0.01, 3, 1000, -2]) | ANY_SIZE)
+    return Case(layer, inputs, parameters, text, loss_weight, draw(st.booleans()))
+
+
+def scaled(array, factor):
+    """The array with numbers as large as the factor, as far as float32 holds them."""
+    with np.errstate(all="ignore"):
+        return np.clip(array * np.float64(factor), -FLOAT32_MAX, FLOAT32_MAX).astype(np.float32)
 
 
 # What each case must end in
@@ -211,33 +230,46 @@ def errors_due(case):
     return (ValueError,) * is_wrong + (FloatingPointError,) * not_finite
 
 
+def answer_of(case):
+    """The oracle's answer."""
+    with np.errstate(all="ignore"):
+        return case.layer.oracle(*case.inputs.values(), **of_the_formula(case.parameters))
+
+
 def may_overflow(case):
-    """Whether products of the values can come near the end of float32."""
-    factors = [float(np.max(np.abs(array))) for array in case.inputs.values()]
-    for value in case.parameters.values():
-        factors += [abs(number) for number in np.ravel(value) if is_number(number)]
-    size = next(iter(case.inputs.values())).size
-    digits = sum(math.log10(max(1, factor)) for factor in factors)
-    # What is taken to a power may be as large as a quotient of which the divisor cancels.
-    digits += 4 * max(0, case.parameters.get("gamma", 0))
-    return 2 * digits + math.log10(1000 * size**2) > 37
+    """Whether the loss or a gradient comes near the end of float32, or the oracle has none."""
+    loss, gradients = answer_of(case)
+    sizes = [abs(loss), *(np.abs(case.loss_weight * g).max() for g in gradients if g.size)]
+    return not all(size < 0.999 * FLOAT32_MAX for size in sizes)
 
 
 def require_answer(case, loss, found):
     """Fails unless loss and gradients are finite and those of the oracle."""
     bottoms, parameters = list(case.inputs.values()), of_the_formula(case.parameters)
-    answer = case.layer.oracle(*bottoms, **parameters)
+    answer = answer_of(case)
     loss_error, errors = case.layer.tolerance(answer, *bottoms, **parameters)
     assert math.isfinite(loss)
     assert abs(loss - answer[0]) <= loss_error, (loss, answer[0])
     differentiable = [bottom.name for bottom in case.layer.bottoms if bottom.differentiable]
     for name, gradient, error in zip(differentiable, answer[1], errors):
         if gradient.size:
-            unweighted = found[name] / case.loss_weight
-            wrong = ~(np.abs(unweighted - gradient) <= error)
-            assert not wrong.any(), (name, unweighted[wrong][0], gradient[wrong][0])
+            correct = case.loss_weight * gradient
+            allowed = abs(case.loss_weight) * error + SMALLEST
+            wrong = ~(np.abs(found[name] - correct) <= allowed)
+            assert not wrong.any(), (name, found[name][wrong][0], correct[wrong][0])
     for name in set(case.inputs) - set(differentiable):
         assert not np.any(found.get(name, 0)), "masks and labels have a zero gradient"
+
+
+def fail_once(net):
+    """A forward of bottoms that are not finite."""
+    for name in net.inputs:
+        if net.blobs[name].count:
+            net.blobs[name].data[...] = np.nan
+    try:
+        net.forward()
+    except (ValueError, FloatingPointError):
+        pass
 
 
 def end_of(case):
@@ -248,12 +280,15 @@ def end_of(case):
         case.layer.name,
         list(case.inputs),
         case.text,
-        loss_weight=case.loss_weight,
+        loss_weight=repr(case.loss_weight),
     )
     try:
         with warnings.catch_warnings(), np.errstate(all="raise"):
             warnings.simplefilter("error")
-            loss, gradients = loss_and_gradients(loss_net(layer, case.inputs))
+            net = loss_net(layer, case.inputs)
+            if case.follows_an_error:
+                fail_once(net)
+            loss, gradients = loss_and_gradients(fed(net, case.inputs))
     except (ValueError, TypeError, FloatingPointError) as error:
         assert str(error).startswith(f"{case.layer.name}: "), "an error of NumPy's"
         overflows = (FloatingPointError,) * (not due and may_overflow(case))
