@@ -77,9 +77,9 @@ def sigmoid_cross_entropy(x: Number, t: Number, positive_weight: Number) -> Pair
     smaller = e * larger
     sigmoid = where(x > ZERO, larger, smaller)
     sigmoid_of_minus_x = where(x > ZERO, smaller, larger)
-    above_zero = maximum(x, ZERO)
-    softplus = above_zero + log1p(e)
-    softplus_of_minus_x = above_zero - x + log1p(e)
+    above_zero, logarithm = maximum(x, ZERO), log1p(e)
+    softplus = above_zero + logarithm
+    softplus_of_minus_x = above_zero - x + logarithm
     positive, negative = positive_weight * t, ONE - t
     value = positive * softplus_of_minus_x + negative * softplus
     return value, negative * sigmoid - positive * sigmoid_of_minus_x
@@ -99,11 +99,11 @@ def sigmoid_focal(x: Number, t: Number, gamma: Number) -> Pair:
     smaller = e * larger
     p = where(s > ZERO, larger, smaller)
     rest = where(s > ZERO, smaller, larger)  # 1 - p
-    above_zero = maximum(s, ZERO)
+    above_zero, logarithm = maximum(s, ZERO), log1p(e)
     whole = floor(above_zero)
-    fraction = above_zero - whole + log1p(e)
+    fraction = above_zero - whole + logarithm
     modulation = exp_of_sum(-gamma * whole, -gamma * fraction)
-    entropy = above_zero - s + log1p(e)
+    entropy = above_zero - s + logarithm
     slope = modulation * (gamma * p * entropy + rest)
     return modulation * entropy, where(t > ZERO, -slope, slope)
 

@@ -14,7 +14,7 @@ from caffe_losses import batch_counts, parameters
 from caffe_losses.checks import require_finite_loss
 from caffe_losses.import_caffe import caffe
 from caffe_losses.loops.checksum import Checksum, checksum
-from caffe_losses.loss import Evaluation, Loss, Weightless
+from caffe_losses.loss import Evaluation, Loss, Weightless, has_extremes
 from caffe_losses.net_spec import spec_of
 
 Shape = Tuple[int, ...]
@@ -85,6 +85,7 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
         given = parameters.parse(self.name, self.param_str)
         self.settings = parameters.check(self.name, given, self.loss.parameters)
         self.check_labels = self.settings.pop("check_labels", "never")
+        self.has_extremes = has_extremes(self.settings)
         self.bottoms: List[np.ndarray] = []
         self.shapes: List[Shape] = []  # that have passed the checks
         self.iteration = 0
@@ -129,6 +130,7 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
             or (self.check_labels == "first" and not self.has_seen_a_batch),
             self.exchange,
             self.ranks,
+            self.has_extremes,
         )
         loss = self.evaluate(evaluation)
         self.warn_if_nothing_weighs(evaluation.weightless, self.bottoms[0].size)
@@ -180,6 +182,7 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
             check_labels=False,
             mean_over_ranks=lambda *own: next(counts),
             ranks=self.ranks,
+            has_extremes=self.has_extremes,
         )
         self.evaluate(evaluation)
         if evaluation.gradient_overflows:

@@ -1,9 +1,8 @@
 """What a loss is: a plain function of arrays, and what a layer must know of it."""
 
-import functools
 import inspect
 import math
-from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -21,7 +20,8 @@ ShapeCheck = Callable[..., None]
 Weightless = NamedTuple("Weightless", [("positive", int), ("negative", int), ("ignored", int)])
 NO_POSITIONS = np.zeros((0, 0), np.float32)
 NO_CLASSES = np.zeros(0, np.float32)
-OUTPUTS = ("gradient", "opposite")  # the gradients among the arrays of a loop
+# Products of a few numbers from 2^-60 to 2^40 (about 1e-18 and 1e12) are made in float32.
+SMALLEST_EXPONENT, LARGEST_EXPONENT = -60, 40
 
 
 def own_counts(*counts: float) -> Sequence[float]:
@@ -29,8 +29,22 @@ def own_counts(*counts: float) -> Sequence[float]:
     return counts
 
 
+def is_extreme(number: float) -> bool:
+    """Whether products with a number may leave float32 though the whole product is in its range."""
+    return not SMALLEST_EXPONENT <= math.frexp(number)[1] <= LARGEST_EXPONENT
+
+
+def has_extremes(settings: Mapping[str, Any]) -> bool:
+    """Whether a parameter has an extreme number."""
+    values = [value if isinstance(value, tuple) else (value,) for value in settings.values()]
+    return any(isinstance(x, float) and is_extreme(x) for numbers in values for x in numbers)
+
+
 class Evaluation:
-    """One evaluation of a loss: where its gradients go, and how it is to be done."""
+    """One evaluation of a loss: where its gradients go, and how it is to be done.
+
+    It is done in float32, and in float64 where numbers are extreme or a result is not finite.
+    """
 
     def __init__(
         self,
@@ -40,6 +54,7 @@ class Evaluation:
         check_labels: bool = True,
         mean_over_ranks: Callable[..., Sequence[float]] = own_counts,
         ranks: int = 1,
+        has_extremes: bool = False,
     ) -> None:
         self.name = name  # of the layer or function, for errors
         self.gradients = gradients  # to prediction and target, None where not wanted
@@ -47,8 +62,13 @@ class Evaluation:
         self.check_labels = check_labels
         self.mean_over_ranks = mean_over_ranks  # of counts; ranks average their gradients
         self.ranks = ranks  # how many there are
+        self.has_extremes = has_extremes or is_extreme(loss_weight)
         self.gradient_overflows = False
         self.weightless: Optional[Weightless] = None
+
+    def allow_for(self, *numbers: float) -> None:
+        """Looks at numbers that elements will be multiplied with or divided by."""
+        self.has_extremes = self.has_extremes or any(map(is_extreme, numbers))
 
     def pointwise(
         self,
@@ -56,22 +76,25 @@ class Evaluation:
         prediction: np.ndarray,
         target: np.ndarray,
         weights: Weights,
-        parameter: np.ndarray = NO_PARAMETER,
+        parameter: Sequence[float] = NO_PARAMETER,
         parameter_factor: np.ndarray = NO_ARRAY,
     ) -> float:
         """The weighted sum of a formula over all elements."""
         shape = batch_channel_position(prediction.shape)
-        blobs = self.blobs(
-            prediction.reshape(shape), target.reshape(shape), parameter, parameter_factor
-        )
-        return self.sum(functools.partial(pointwise, formula, weights=weights), blobs)
+        x, t = prediction.reshape(shape), target.reshape(shape)
+
+        def loop(kind: Any) -> float:
+            blobs = self.blobs(x, t, np.asarray(parameter, kind), parameter_factor)
+            return pointwise(formula, blobs, weights, kind)
+
+        return self.run(loop)
 
     def channel_sum(
         self, formula: Formula, prediction: np.ndarray, target: np.ndarray, weight: float
     ) -> float:
         """The weighted sum of a formula of sums over axis 1; all arrays have three axes."""
-        blobs = self.blobs(prediction, target)
-        return self.sum(functools.partial(channel_sum, formula, weight=weight), blobs)
+        blobs = self.blobs(prediction, target, NO_PARAMETER)
+        return self.run(lambda kind: channel_sum(formula, blobs, weight, kind))
 
     def along_axis(
         self,
@@ -87,25 +110,29 @@ class Evaluation:
     ) -> float:
         """The weighted sum of a formula of the softmax over axis 1 of the score (N, K, S)."""
         gradient = self.gradients[0] if self.gradients else None
-        scores = Scores(
-            score,
-            label,
-            weight,
-            NO_ARRAY if gradient is None else gradient.reshape(score.shape),
-            value,
-            of_class,
-            smooth,
-            label_to_ignore(ignore_label),
-            np.float32(gamma),
-            np.float32(self.loss_weight),
-        )
-        return self.sum(functools.partial(along_axis, formula), scores)
+
+        def loop(kind: Any) -> float:
+            scores = Scores(
+                score,
+                label,
+                weight,
+                NO_ARRAY if gradient is None else gradient.reshape(score.shape),
+                value,
+                of_class.astype(kind),
+                smooth.astype(kind, copy=False),
+                label_to_ignore(ignore_label),
+                np.float32(gamma),
+                np.float32(self.loss_weight),
+            )
+            return along_axis(formula, scores, kind)
+
+        return self.run(loop)
 
     def blobs(
         self,
         prediction: np.ndarray,
         target: np.ndarray,
-        parameter: np.ndarray = NO_PARAMETER,
+        parameter: np.ndarray,
         parameter_factor: np.ndarray = NO_ARRAY,
     ) -> Blobs:
         """The arrays (N, C, S) of a loop, with the gradients that are wanted."""
@@ -118,13 +145,18 @@ class Evaluation:
             prediction, target, wanted[0], wanted[1], parameter, parameter_factor, loss_weight
         )
 
-    def sum(self, loop: Callable[..., float], blobs: Union[Blobs, Scores]) -> float:
-        """What the loop returns; in float64 where float32 does not hold it or the gradient."""
-        total = loop(blobs)
-        if not math.isfinite(total):
-            wanted = {key: getattr(blobs, key) for key in OUTPUTS if hasattr(blobs, key)}
-            total = loop(blobs._replace(**dict.fromkeys(wanted, NO_ARRAY)), kind=np.float64)
-            self.gradient_overflows = not all(np.isfinite(array).all() for array in wanted.values())
+    def run(self, loop: Callable[[Any], float]) -> float:
+        """What a loop returns that computes in float32 or float64 and writes the gradients.
+
+        In float32 it must return what is not finite where the gradients are not.
+        """
+        if not self.has_extremes:
+            total = loop(np.float32)
+            if math.isfinite(total):
+                return total
+        total = loop(np.float64)
+        wanted = [gradient for gradient in self.gradients if gradient is not None]
+        self.gradient_overflows = not all(np.isfinite(gradient).all() for gradient in wanted)
         return total
 
 
@@ -190,7 +222,7 @@ class Loss:
         self.check_shapes(name, settings, *(array.shape for array in bottoms))
         settings.pop("check_labels", None)
         gradient = np.empty_like(bottoms[0])
-        evaluation = Evaluation(name, [gradient])
+        evaluation = Evaluation(name, [gradient], has_extremes=has_extremes(settings))
         result = self.compute(evaluation, *bottoms, **settings)
         require_finite_loss(name, result, self.bottoms, bottoms)
         if evaluation.gradient_overflows:

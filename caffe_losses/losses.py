@@ -205,8 +205,7 @@ def huber(
         weights = weights_of_mask(evaluation, prediction, target, weight, balance, normalization)
     if weights is None:
         return math.nan
-    parameter = np.array([delta], np.float32)
-    return evaluation.pointwise(formulas.huber, prediction, target, weights, parameter)
+    return evaluation.pointwise(formulas.huber, prediction, target, weights, [delta])
 
 
 def weights_of_elements(
@@ -230,7 +229,10 @@ def weights_of_elements(
         return uniform(1 / divisor, layout)
     repeats = product(prediction.shape[1:2]) // max(layout.shape[1], 1)
     sums = repeats * np.add.reduce(layout, axis=(1, 2), dtype=np.float64)
-    return uniform_in_each_image(batch * sums, layout)
+    weights = uniform_in_each_image(batch * sums, layout)
+    # One of these totals is extreme where the sum of any image is.
+    evaluation.allow_for(float(np.add.reduce(sums)), float(np.add.reduce(weights.positive, None)))
+    return weights
 
 
 def require_not_negative(name: str, weight: np.ndarray) -> None:
@@ -282,7 +284,7 @@ def smooth_l1(
         prediction,
         target,
         uniform(1 / (sigma**2 * divisor), outside),
-        np.array([sigma**2], np.float32),
+        [sigma**2],
         inside,
     )
 
@@ -370,7 +372,7 @@ def weighted_cross_entropy(
         score,
         label,
         uniform(1 / divisor, of_element, ignore_label),
-        np.array(cls_weight, np.float32),
+        cls_weight,
     )
 
 
@@ -419,9 +421,11 @@ def sigmoid_focal(
     means = evaluation.mean_over_ranks(
         batch_size(score), label.size, positive + negative, positive, total
     )
-    weights = divided(weights, normalizer(normalization, *means))
-    parameter = np.array([gamma], np.float32)
-    return evaluation.pointwise(formulas.sigmoid_focal, score, label, weights, parameter)
+    divisor = normalizer(normalization, *means)
+    if normalization == "WEIGHT":
+        evaluation.allow_for(divisor)
+    weights = divided(weights, divisor)
+    return evaluation.pointwise(formulas.sigmoid_focal, score, label, weights, [gamma])
 
 
 def raise_for_not_hard(name: str, label: np.ndarray, ignore_label: Optional[float]) -> None:

@@ -97,7 +97,7 @@ def dice(
         errors = false_positives + false_negatives
         denominator = 2 * true_positives + errors + smooth
         value = ratio(errors, denominator)
-        zero, similarity = np.zeros_like(value), np.where(denominator == 0, 0, 1 - value)
+        zero, similarity = np.zeros_like(value), ratio(2 * true_positives + smooth, denominator)
         if squared:
             coefficients = zero, 2 * similarity, -2 * value, -2 * similarity
         else:
@@ -129,7 +129,7 @@ def tversky(
         denominator = true_positives + errors + smooth
         distance = ratio(errors, denominator)  # 1 - T
         value, slope = power(distance, gamma)
-        index, zero = 1 - distance, np.zeros_like(value)
+        index, zero = ratio(true_positives + smooth, denominator), np.zeros_like(value)
         coefficients = slope * alpha * index, zero, -slope * (distance + beta * index), zero
         return value, ratio(np.stack(coefficients, -1), denominator[..., np.newaxis])
 
@@ -138,7 +138,7 @@ def tversky(
 
 def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     """The ratio, and 0 where the denominator is 0: nothing is there to overlap."""
-    return np.where(denominator == 0, 0, numerator / np.where(denominator == 0, 1, denominator))
+    return np.where(denominator == 0, 0, numerator / denominator)
 
 
 def power(base: np.ndarray, exponent: float) -> Tuple[np.ndarray, np.ndarray]:
@@ -203,14 +203,18 @@ def overlap_loss(
     with np.errstate(all="ignore"):
         values, coefficients = of_groups(*np.rollaxis(groups, 2))
         coefficients = coefficients * (share * evaluation.loss_weight * weights)[:, np.newaxis]
-        coefficients = coefficients.astype(np.float32)
+        in_float32 = coefficients.astype(np.float32)
         result = float((values * weights).sum())
     gradient = evaluation.gradients[0] if evaluation.gradients else None
     if gradient is not None:
-        is_finite = write_gradient(
-            activation, formula, masks, coefficients, gradient.reshape(shape)
-        )
-        evaluation.gradient_overflows = not is_finite
+        out = gradient.reshape(shape)
+        evaluation.allow_for(float(np.add.reduce(groups, None)))
+
+        def write(kind: Any) -> float:
+            table = in_float32 if kind == np.float32 else coefficients
+            return 0 if write_gradient(activation, formula, masks, table, out) else math.nan
+
+        evaluation.run(write)
     return result
 
 
@@ -253,12 +257,11 @@ def lovasz_hinge(
     if not set_hinge_margins(margins, score.reshape(shape), labels, label_to_ignore(ignore_label)):
         return math.nan
     errors = Errors(margins, labels, np.ones(shape[1], np.float32), np.float32(1))
-    losses, _ = by_rank(errors, 1 if per_image else shape[0])
+    losses, _ = by_rank(errors, per_image)
     (groups,) = evaluation.mean_over_ranks(len(losses))
     weight = 1 / ((groups or 1) * max(shape[1], 1))
-    (factor,) = factors_of(evaluation, np.full(1, weight))
     if evaluation.gradients:
-        margins *= factor
+        margins *= np.float32(weight * evaluation.loss_weight)
     return float(losses.sum() * weight)
 
 
@@ -297,13 +300,14 @@ def lovasz_softmax(
     if not set_softmax_margins(margins, scores, labels, label_to_ignore(ignore_label)):
         return math.nan
     errors = Errors(margins, labels, np.arange(shape[1], dtype=np.float32), np.float32(0))
-    losses, positives = by_rank(errors, 1 if per_image else shape[0])
+    losses, positives = by_rank(errors, per_image)
     (groups,) = evaluation.mean_over_ranks(len(losses))
     counts = positives > 0 if classes == "present" else np.ones_like(positives, bool)
     weights = counts / (np.maximum(counts.sum(1, keepdims=True), 1) * (groups or 1))
     if evaluation.gradients:
-        factors = factors_of(evaluation, weights)
-        take_derivatives_through_softmax(margins, scores, factors)
+        factors = weights * evaluation.loss_weight
+        kind = np.float64 if evaluation.has_extremes else np.float32
+        take_derivatives_through_softmax(margins, scores, factors.astype(kind))
     return float((losses * weights).sum())
 
 
@@ -311,11 +315,3 @@ def margins_for(evaluation: Evaluation, shape: Tuple[int, int, int]) -> np.ndarr
     """An array for margins, which become the gradient: where that goes if it is wanted."""
     gradient = evaluation.gradients[0] if evaluation.gradients else None
     return np.empty(shape, np.float32) if gradient is None else gradient.reshape(shape)
-
-
-def factors_of(evaluation: Evaluation, weights: np.ndarray) -> np.ndarray:
-    """What derivatives are multiplied with, as float32; notes where that does not hold them."""
-    with np.errstate(all="ignore"):
-        factors = (weights * evaluation.loss_weight).astype(np.float32)
-    evaluation.gradient_overflows = not np.isfinite(factors).all()
-    return factors

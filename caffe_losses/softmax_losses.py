@@ -115,7 +115,10 @@ def divisor_of(evaluation: Evaluation, positions: Positions, normalization: str)
     means = evaluation.mean_over_ranks(
         batch, positions.label.size, counts.valid, counts.positive, counts.weight
     )
-    return normalizer(normalization, *means)
+    divisor = normalizer(normalization, *means)
+    if normalization == "WEIGHT":
+        evaluation.allow_for(divisor)
+    return divisor
 
 
 def sum_over(
@@ -133,15 +136,13 @@ def sum_over(
     classes = of_class.size
     if classes == 1:
         label_smoothing = 0  # all of the label is on the one class there is
-    with np.errstate(over="ignore"):
-        own = ((1 - label_smoothing) * of_class).astype(np.float32)
-        smooth = (of_class * label_smoothing / max(classes, 1)).astype(np.float32)
+    smooth = of_class * label_smoothing / max(classes, 1)
     return evaluation.along_axis(
         formula,
         positions.score,
         positions.label,
         positions.weight,
-        own,
+        (1 - label_smoothing) * of_class,
         smooth if label_smoothing else NO_CLASSES,
         ignore_label=positions.ignore_label,
         **options,
@@ -219,9 +220,12 @@ def softmax_ohem(
     """
     positions = positions_of(evaluation, None, *bottoms, **settings)
     entropy = np.full_like(positions.label, -1)
-    first = Evaluation(evaluation.name, loss_weight=evaluation.loss_weight)
     everything = sum_over(
-        first, positions, softmax_cross_entropy, positions.of_class, value=entropy
+        Evaluation(evaluation.name),
+        positions,
+        softmax_cross_entropy,
+        positions.of_class,
+        value=entropy,
     )
     if not math.isfinite(everything):
         return everything

@@ -18,7 +18,8 @@ NOTHING = np.float32(np.nan)  # which equals no label
 Weights = NamedTuple(
     "Weights",
     [
-        ("positive", np.ndarray),  # (N or 1, C or 1): what an element of the positive class weighs
+        # (N or 1, C or 1), float64: what an element of the positive class weighs
+        ("positive", np.ndarray),
         ("negative", np.ndarray),  # the same of the negative class
         ("mask", np.ndarray),  # (N, C or 1, S): > 0 positive, = 0 negative, < 0 ignored
         ("any_channel", bool),  # a position is positive where any channel of the mask is not 0
@@ -38,7 +39,7 @@ def uniform(
 @functools.lru_cache(maxsize=64)
 def uniform_weights(weight: float, ignore_label: Optional[float]) -> Weights:
     """The same weight for all elements; made once, as it takes longer than a small loss."""
-    table = np.array([[weight]], np.float32)
+    table = np.array([[weight]], np.float64)
     return Weights(table, table, NO_ARRAY, False, NO_ARRAY, label_to_ignore(ignore_label))
 
 
@@ -50,10 +51,9 @@ def label_to_ignore(ignore_label: Optional[float]) -> Any:
 def uniform_in_each_image(divisors: np.ndarray, of_element: np.ndarray) -> Weights:
     """The weight of each element divided by a number for each image.
 
-    Nothing weighs anything in images where float32 does not hold the reciprocal, as that of 0.
+    Nothing weighs anything in images where that is 0.
     """
-    divisors = np.where(divisors < np.finfo(np.float32).tiny, np.inf, divisors)
-    table = (1 / divisors).astype(np.float32).reshape(-1, 1)
+    table = (1 / np.where(divisors > 0, divisors, np.inf)).reshape(-1, 1)
     return uniform(1, of_element)._replace(positive=table, negative=table)
 
 
@@ -66,20 +66,17 @@ def of_classes(
 ) -> Weights:
     """One weight for the positive class and one for the negative, times that of each element."""
     tables = {
-        "positive": np.full((1, 1), positive, np.float32),
-        "negative": np.full((1, 1), negative, np.float32),
+        "positive": np.full((1, 1), positive, np.float64),
+        "negative": np.full((1, 1), negative, np.float64),
     }
     return uniform(1, of_element, ignore_label)._replace(mask=mask, **tables)
 
 
 def divided(weights: Weights, divisor: float) -> Weights:
     """The weights of the classes divided by a number."""
-    with np.errstate(over="ignore"):
-        positive, negative = (
-            (table / np.float64(divisor)).astype(np.float32)
-            for table in (weights.positive, weights.negative)
-        )
-    return weights._replace(positive=positive, negative=negative)
+    return weights._replace(
+        positive=weights.positive / divisor, negative=weights.negative / divisor
+    )
 
 
 def normalizer(
@@ -145,7 +142,7 @@ def balanced(
     else:
         weights = balance == "none" or counts[::-1] / np.maximum(counts[0] + counts[1], 1)
         weights = weights / normalizer(normalization, batch, count, valid)
-    tables = np.empty(counts.shape, np.float32)
+    tables = np.empty(counts.shape)
     tables[...] = weights
     return Weights(tables[0], tables[1], mask, any_channel, NO_ARRAY, NOTHING)
 

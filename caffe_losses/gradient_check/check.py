@@ -1,20 +1,18 @@
 """Checks the layers of a net one by one: a row of the report for each bottom and parameter."""
 
-from typing import Any, Dict, List, Mapping, Optional, Sequence, Set, Union
+from typing import Any, List, Mapping, Optional, Sequence, Set, Union
 
 import numpy as np
 
 from caffe_losses.gradient_check import nets, probes
-from caffe_losses.gradient_check.explanation import ADVICE, Evidence, explain
-from caffe_losses.gradient_check.judgement import Judge, Judgement, Options, groupings_of
+from caffe_losses.gradient_check.explanation import Evidence, explain
+from caffe_losses.gradient_check.judgement import Judge, Options
 from caffe_losses.gradient_check.layer_function import LayerFunction, Variable, kept
 from caffe_losses.gradient_check.report import CANNOT_TELL, OK, SKIPPED, WRONG, Report, Row
 
 # A Split is Caffe's own and in no prototxt; the backward of the others aborts the process, or they
 # have no top to have a gradient.
 UNCHECKED_LAYERS = "Split", "Accuracy", "ArgMax", "Threshold", "Silence", "HDF5Output"
-
-EVIDENCE = 100  # elements that an explanation looks at
 
 
 def check_gradients(
@@ -98,13 +96,8 @@ class LayerCheck:
         whole = [name for name in names[1:] if nets.is_whole(function.origin[name])]
         self.labels = {*names} & {*labels, *whole}
         other = probes.other_bottoms(function)
-        self.stale_forward, self.random_forward = probes.forward_faults(function, other)
-        self.asked: List[bool] = []  # Caffe's propagate_down
-        if function.is_python:
-            function.run_backward(passed=self.asked)
-        self.refusal = ""
-        if any(self.asked):
-            self.refusal = probes.choose_flags(function, self.asked, self.labels)
+        self.random_forward = probes.random_forward(function, other)
+        self.refusal = probes.choose_flags(function, self.labels) if function.is_python else ""
         self.gradients = probes.all_gradients(function, other)
 
     def row(self, variable: Variable) -> Row:
@@ -114,8 +107,7 @@ class LayerCheck:
         if reason:
             return row._replace(verdict=SKIPPED, findings=[reason])
         row = self.label_row(row, variable) if row.is_label else self.judged_row(row, variable)
-        faults = [self.stale_forward] * bool(self.stale_forward)
-        faults += [] if row.is_label else probes.habits(self.gradients[name])
+        faults = [] if row.is_label else probes.habits(self.gradients[name])
         faults += sorted(self.function.misdeeds[name])
         if not faults:
             return row
@@ -125,18 +117,20 @@ class LayerCheck:
         return row._replace(verdict=WRONG, findings=findings)
 
     def reason_to_skip(self, variable: Variable) -> str:
-        bottom, gradients = variable.bottom, self.gradients[variable.name]
-        is_native = not self.function.is_python
-        is_asked = gradients.third.any() or (gradients.again != gradients.marker).any()
-        if is_native and bottom is None:
-            return "" if is_asked else "Caffe computes no gradient here (lr_mult: 0)"
-        if not is_native and not any(self.asked):
+        function, bottom, gradients = self.function, variable.bottom, self.gradients[variable.name]
+        if function.is_python and not any(function.asked):
             return "Caffe does not call this layer's backward"
+        is_written = bool(gradients.third.any() or (gradients.again != gradients.marker).any())
         if bottom is None:
-            return ""
-        if not (is_asked if is_native else self.asked[bottom]):
+            index = function.parameters.index(variable)
+            # A Python layer may write a gradient that Caffe does not use.
+            if is_written and not function.is_python:
+                return ""
+            is_frozen = nets.is_frozen(function.net, function.name, index)
+            return "Caffe computes no gradient here (lr_mult: 0)" if is_frozen else ""
+        if not (function.asked[bottom] if function.is_python else is_written):
             return "Caffe asks for no gradient here (propagate_down is false)"
-        if self.function.flags is not None and not self.function.flags[bottom]:
+        if function.is_python and not function.flags[bottom]:
             return f"backward refuses to compute a gradient here: {self.refusal}"
         return ""
 
@@ -162,19 +156,20 @@ class LayerCheck:
             return row._replace(verdict=CANNOT_TELL, findings=[self.random_forward])
         if not np.isfinite(gradient).all():
             return row._replace(verdict=WRONG)
-        groupings = [] if variable.bottom is None else groupings_of(row.shape, self.masks(variable))
-        judge = Judge(self.function, variable, gradient, groupings, self.options)
-        judgement = judge.verdict()
-        findings = [ADVICE[judgement.hindrance]] if judgement.hindrance else []
-        if judgement.verdict == WRONG:
-            findings = [explain(self.evidence(judge, judgement, variable))]
+        masks = {each: self.function.origin[each] for each in self.labels - {variable.name}}
+        judge = Judge(self.function, variable, gradient, masks, self.options)
+        verdict, decisive, hindrance = judge.verdict()
         row = row._replace(
-            verdict=judgement.verdict,
-            findings=findings,
-            checked=len(judgement.elements),
-            directions=len(judgement.directions),
+            verdict=verdict,
+            findings=[hindrance] if hindrance else [],
+            checked=len(judge.elements),
+            directions=len(judge.directions),
         )
-        worst = judge.worst(judgement.decisive)
+        if verdict == WRONG:
+            follows = probes.follows_top_diff(self.gradients[variable.name])
+            loss_weight = self.function.loss_weight if follows else None
+            row = row._replace(findings=[explain(Evidence(judge, decisive, loss_weight))])
+        worst = judge.worst(decisive)
         if worst is None:
             return row
         where = np.unravel_index(worst.elements[0], row.shape) if worst.elements.size == 1 else ()
@@ -184,24 +179,4 @@ class LayerCheck:
             analytic=worst.analytic,
             numeric=worst.numeric,
             noise=worst.error,
-        )
-
-    def masks(self, variable: Variable) -> Dict[str, np.ndarray]:
-        return {name: self.function.origin[name] for name in self.labels - {variable.name}}
-
-    def evidence(self, judge: Judge, judgement: Judgement, variable: Variable) -> Evidence:
-        gradients = self.gradients[variable.name]
-        measurements = judge.evidence(judgement.elements, EVIDENCE)
-        wrong = np.array([judge.is_wrong(each) for each in measurements])
-        return Evidence(
-            gradient=gradients.analytic,
-            elements=np.array([each.elements[0] for each in measurements]),
-            numeric=np.array([each.numeric for each in measurements]),
-            error=np.array([each.error for each in measurements]),
-            wrong=wrong,
-            wrong_together=None if wrong.any() else judgement.decisive[0].elements,
-            threshold=self.options.threshold,
-            loss_weight=self.function.loss_weight if probes.follows_top_diff(gradients) else None,
-            groupings=judge.groupings,
-            masks=self.masks(variable),
         )

@@ -1,45 +1,36 @@
 """What is wrong with a gradient: the usual causes, each with the evidence for it."""
 
 import itertools
-from typing import Dict, List, NamedTuple, Optional
+from typing import List, Optional, Tuple
 
 import numpy as np
 
-from caffe_losses.gradient_check.judgement import EXCLUDED, KINKS, NOISE, Grouping
-from caffe_losses.gradient_check.probes import close, is_near
+from caffe_losses.gradient_check.judgement import Judge, Measurement
+from caffe_losses.gradient_check.probes import close, is_near, proportion
 
 SMALL_CONSTANTS = range(2, 11)  # such as the 2 of a square; also one over them
 NEARLY_ALL = 0.9  # of the elements of a group are wrong where the group is
-
-ADVICE = {
-    KINKS: (
-        "cannot tell: too many kinks lie within a step; leave out what is near them (--kink 0, if "
-        "they are at 0 in this blob), or check the others alone (--only)"
-    ),
-    NOISE: (
-        "cannot tell: float32 rounding hides the gradient; check a smaller blob, or smaller values"
-    ),
-    EXCLUDED: "cannot tell: every element is within a step of the kink and so left out",
-}
+MOST_ELEMENTS = 100  # that are measured for an explanation, besides those that were
 
 
-class Evidence(NamedTuple):
+class Evidence:
     """Analytic and numeric gradient, element by element."""
 
-    gradient: np.ndarray  # the analytic one, of the whole blob
-    elements: np.ndarray  # flat indices of the elements below
-    numeric: np.ndarray
-    error: np.ndarray  # bounds on those of numeric
-    wrong: np.ndarray  # which of the elements are
-    wrong_together: Optional[np.ndarray]  # elements of which only their sum is known to be wrong
-    threshold: float
-    loss_weight: Optional[float]  # where the gradient does not follow top[0].diff
-    groupings: List[Grouping]
-    masks: Dict[str, np.ndarray]  # the layer's other bottoms that hold labels or masks
-
-    @property
-    def analytic(self) -> np.ndarray:
-        return self.gradient.ravel()[self.elements]
+    def __init__(
+        self, judge: Judge, decisive: List[Measurement], loss_weight: Optional[float]
+    ) -> None:
+        judge.measure_elements(sorted({*judge.sample(MOST_ELEMENTS)} - {*judge.elements}))
+        measured = [judge.elements[element] for element in sorted(judge.elements)]
+        self.gradient, self.masks, self.groupings = judge.gradient, judge.masks, judge.groupings
+        self.threshold = judge.options.threshold
+        self.loss_weight = loss_weight  # where the gradient does not follow top[0].diff
+        self.elements = np.array(sorted(judge.elements))  # flat indices, of those below
+        self.analytic = self.gradient.ravel()[self.elements]
+        self.numeric = np.array([each.numeric for each in measured])
+        self.error = np.array([each.error for each in measured])
+        self.wrong = np.array([judge.is_wrong(each) for each in measured])
+        # Elements of which only the sum is known to be wrong.
+        self.wrong_together = None if self.wrong.any() else decisive[0].elements
 
 
 def explain(evidence: Evidence) -> str:
@@ -67,32 +58,27 @@ def constant_ratio(evidence: Evidence) -> Optional[str]:
 
 def factors(evidence: Evidence, ratio: float) -> str:
     """What the ratio, or one over it, may be."""
-    fitting, numbers = [], numbers_of(evidence)
-    weight = evidence.loss_weight
-    if weight is not None and is_near(abs(ratio), 1 / weight):
-        fitting.append(f"1 / loss_weight ({1 / weight:g})")
-    if weight is not None and is_near(abs(ratio), weight):
-        fitting.append(f"loss_weight ({weight:g}), applied twice")
-    for number, name in numbers.items():
-        if is_near(abs(ratio), number):
-            fitting.append(f"a missing division by {name} ({number:g})")
-        if is_near(abs(ratio), 1 / number):
-            fitting.append(f"a division too many by {name} ({number:g})")
+    numbers, candidates = numbers_of(evidence), []
+    if evidence.loss_weight is not None:
+        weight = evidence.loss_weight
+        candidates.append((1 / weight, f"1 / loss_weight ({1 / weight:g})"))
+        candidates.append((weight, f"loss_weight ({weight:g}), applied twice"))
+    for name, number in numbers:
+        candidates.append((number, f"a missing division by {name} ({number:g})"))
+        candidates.append((1 / number, f"a division too many by {name} ({number:g})"))
     for constant in SMALL_CONSTANTS:
-        if is_near(abs(ratio), constant) or is_near(abs(ratio), 1 / constant):
-            fitting.append(f"a constant {abs(ratio):.4g}")
+        candidates += [(each, f"a constant {each:.4g}") for each in (constant, 1 / constant)]
+    fitting = [text for number, text in candidates if is_near(abs(ratio), number)]
     if not fitting:
-        known = ", ".join(f"{name} ({number:g})" for number, name in numbers.items())
+        known = ", ".join(f"{name} ({number:g})" for name, number in numbers)
         return f"a normaliser is missing or too many, and it is none of {known}"
-    if len(fitting) == 1:
-        return f"what fits is {fitting[0]}"
-    return f"candidates: {'; '.join(fitting)}"
+    return f"{'candidates:' if fitting[1:] else 'what fits is'} {'; '.join(fitting)}"
 
 
-def numbers_of(evidence: Evidence) -> Dict[float, str]:
-    """Numbers that losses are divided by, and their names."""
+def numbers_of(evidence: Evidence) -> List[Tuple[str, float]]:
+    """Names and values of numbers that losses are divided by."""
     count, shape = evidence.gradient.size, (*evidence.gradient.shape, 1, 1)
-    named = [
+    numbers = [
         ("N", shape[0]),
         ("C", shape[1]),
         ("the count", count),
@@ -101,11 +87,7 @@ def numbers_of(evidence: Evidence) -> Dict[float, str]:
         ("the number of elements with a gradient", np.count_nonzero(evidence.gradient)),
         *((f"the sum of {name}", float(mask.sum())) for name, mask in evidence.masks.items()),
     ]
-    numbers: Dict[float, str] = {}
-    for name, number in named:
-        if number > 1:
-            numbers[number] = f"{numbers[number]} or {name}" if number in numbers else name
-    return numbers
+    return [(name, number) for name, number in numbers if number > 1]
 
 
 def transposed(evidence: Evidence) -> Optional[str]:
@@ -123,14 +105,12 @@ def transposed(evidence: Evidence) -> Optional[str]:
 def confined(evidence: Evidence) -> Optional[str]:
     """Whether the wrong elements are those of some images, channels or mask values."""
     matters = np.maximum(np.abs(evidence.analytic), np.abs(evidence.numeric)) > 2 * evidence.error
-    for name, values, all_groups in evidence.groupings:
+    for name, values, all_groups, _ in evidence.groupings:
         groups = all_groups[evidence.elements]
         bad = np.unique(groups[evidence.wrong])
-        in_bad = np.isin(groups, bad)
-        others_are_right = (matters & ~in_bad).any()
-        if not bad.size or not others_are_right or not (in_bad & matters).any():
-            continue
-        if evidence.wrong[in_bad & matters].mean() > NEARLY_ALL:
+        is_bad = np.isin(groups, bad)
+        inside, outside = matters & is_bad, matters & ~is_bad
+        if inside.any() and outside.any() and evidence.wrong[inside].mean() > NEARLY_ALL:
             bad_values = ", ".join(f"{values[group]:g}" for group in bad)
             return f"{what_is_wrong(evidence)} only {name} {bad_values}"
     return None
@@ -142,7 +122,7 @@ def confined_together(evidence: Evidence) -> Optional[str]:
     if together is None:
         return None
     what = "wrong" if evidence.gradient.ravel()[together].any() else "zero"
-    for name, values, groups in evidence.groupings:
+    for name, values, groups, _ in evidence.groupings:
         if np.array_equal(np.flatnonzero(groups == groups[together[0]]), np.sort(together)):
             return (
                 f"{what} {name} {values[groups[together[0]]]:g}, by the scale of these elements "
@@ -171,7 +151,5 @@ def ratio_where(evidence: Evidence, where: np.ndarray) -> Optional[float]:
     error = evidence.error[where]
     if not analytic.any() or (np.abs(numeric) <= error).all():
         return None
-    factor = float((analytic * numeric).sum() / (numeric**2).sum())
-    tolerance = evidence.threshold * np.abs(analytic).max() + np.abs(factor) * error
-    fits = bool((np.abs(analytic - factor * numeric) <= tolerance).all())
-    return factor if fits and abs(factor - 1) > evidence.threshold else None
+    factor = proportion(analytic, numeric, evidence.threshold, error)
+    return None if factor is None or abs(factor - 1) <= evidence.threshold else factor

@@ -4,8 +4,8 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Op
 
 import numpy as np
 
-from caffe_losses.gradient_check.layer_function import LayerFunction, Variable
-from caffe_losses.gradient_check.measurement import DEPTH_FOR_MANY, Measurement, Measurer
+from caffe_losses.gradient_check.layer_function import Arrays, LayerFunction, Variable
+from caffe_losses.gradient_check.measurement import Measurement, Measurer
 from caffe_losses.gradient_check.report import CANNOT_TELL, OK, WRONG
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
@@ -31,7 +31,13 @@ NARROWED = 4  # times as few elements must be wrong by themselves for a wrong di
 
 LARGEST_SEED = 2**32 - 1  # that NumPy and Caffe take
 
-KINKS, NOISE, EXCLUDED = "kinks", "noise", "excluded"  # why there is no verdict
+# Why there is no verdict, and what to do.
+KINKS = (
+    "cannot tell: too many kinks lie within a step; leave out what is near them (--kink 0, if they "
+    "are at 0 in this blob), or check the others alone (--only)"
+)
+NOISE = "cannot tell: float32 rounding hides the gradient; check a smaller blob, or smaller values"
+EXCLUDED = "cannot tell: every element is within a step of the kink and so left out"
 
 
 class Options(NamedTuple):
@@ -59,6 +65,7 @@ class Grouping(NamedTuple):
     name: str
     values: np.ndarray  # what the groups are called
     groups: np.ndarray  # the number of its group for each element
+    largest: np.ndarray  # what is largest in the gradient of each group
 
 
 class Judgement(NamedTuple):
@@ -66,8 +73,6 @@ class Judgement(NamedTuple):
 
     verdict: str
     decisive: List[Measurement]
-    elements: List[Measurement]  # one by one
-    directions: List[Measurement]
     hindrance: str = ""  # to a verdict
 
 
@@ -78,20 +83,21 @@ class Judge:
         self,
         function: LayerFunction,
         variable: Variable,
-        analytic: np.ndarray,
-        groupings: List[Grouping],
+        gradient: np.ndarray,
+        masks: Arrays,
         options: Options,
     ) -> None:
-        self.variable = variable
-        self.options = options
+        self.variable, self.options = variable, options
+        self.gradient, self.masks = gradient, masks
         self.random = np.random.RandomState(options.seed)
-        self.measurer = Measurer(function, variable, analytic, options.step)
-        self.analytic = analytic.ravel()
-        self.largest = float(np.abs(analytic).max())
-        self.groupings = groupings
-        self.largest_in_groups = [np.zeros(len(each.values)) for each in groupings]
-        for largest, grouping in zip(self.largest_in_groups, groupings):
-            np.maximum.at(largest, grouping.groups, np.abs(self.analytic))
+        self.measurer = Measurer(function, variable, gradient, options.step)
+        self.elements: Dict[int, Measurement] = {}  # measured one by one,
+        self.directions: List[Measurement] = []  # and together
+        self.largest = float(np.abs(gradient).max())
+        self.groupings = [] if variable.bottom is None else groupings_of(gradient, masks)
+        # For each element, what is largest in the weakest group that it is in.
+        largest = [each.largest[each.groups] for each in self.groupings]
+        self.weakest = np.minimum.reduce([np.full(gradient.size, np.inf), *largest])
         # About how many values a forward goes through; a multiplication is worth a tenth of one.
         work = sum(each.blob.count for each in function.variables) + function.cotangent.size
         if function.parameters and not function.is_python:
@@ -111,10 +117,8 @@ class Judge:
 
     def scale(self, measurement: Measurement, largest: float) -> float:
         """What an error is relative to: Caffe's max(|analytic|, |numeric|, 1), except that a blob
-        or group whose gradient is nowhere as large as 1 is measured by its largest element, if
-        there is a gradient at all."""
+        or group whose gradient is nowhere as large as 1 is measured by its largest element."""
         floor = min(1.0, largest) if measurement.elements.size == 1 else measurement.size
-        floor = floor if self.largest else np.sqrt(measurement.elements.size)
         return max(abs(measurement.analytic), abs(measurement.numeric), floor)
 
     def relative_error(self, measurement: Measurement) -> float:
@@ -130,22 +134,17 @@ class Judge:
         return self.options.threshold * scale + self.rounding(measurement)
 
     def is_wrong(self, measurement: Measurement) -> bool:
-        is_beyond = self.is_beyond(measurement, self.tolerance(measurement))
-        return is_beyond or self.is_wrong_by_group(measurement)
-
-    def is_wrong_by_group(self, measurement: Measurement) -> bool:
-        """By the scale of the weakest channel, class or image that has all the elements."""
-        pairs = zip(self.largest_in_groups, self.groupings)
-        largest = [each[grouping.groups[measurement.elements]].max() for each, grouping in pairs]
-        scale = self.scale(measurement, min(largest, default=self.largest))
+        """By the scale of the blob, or that of the weakest channel, class or image around it."""
+        tolerance = self.tolerance(measurement)
+        scale = self.scale(measurement, self.weakest[measurement.elements].max())
         share = max(WRONG_BY_GROUP, self.options.threshold)
-        return self.is_beyond(measurement, share * scale + self.rounding(measurement))
-
-    def is_beyond(self, measurement: Measurement, tolerance: float) -> bool:
+        narrower = min(tolerance, share * scale + self.rounding(measurement))
         # Next to a kink, the bound on the error is not one to accuse by.
-        smooth = min(tolerance, self.tolerance(measurement))
-        is_smooth = measurement.error <= max(smooth, NOISY * measurement.noise)
-        return is_smooth and measurement.difference > tolerance + measurement.error
+        return any(
+            measurement.error <= max(each, NOISY * measurement.noise)
+            and measurement.difference > each + measurement.error
+            for each in (tolerance, narrower)
+        )
 
     def is_clear(self, measurement: Measurement) -> bool:
         """Whether an error as large as the tolerance would have been seen here."""
@@ -166,70 +165,63 @@ class Judge:
 
     def verdict(self) -> Judgement:
         if not self.candidates.size:
-            return Judgement(CANNOT_TELL, [], [], [], EXCLUDED)
+            return Judgement(CANNOT_TELL, [], EXCLUDED)
         elements = self.measure_elements(self.sample(self.samples))
-        weak = self.measure_weak_groups()
-        wrong = [each for each in elements if self.is_wrong(each)]
-        wrong = wrong or [each for each in weak if self.is_wrong_by_group(each)]
+        seen = [abs(each.numeric) - each.error for each in elements]
+        self.largest = max([self.largest, *seen]) or 1.0  # Caffe's, if there is no gradient at all
+        weak = self.measure(self.weak_groups())
+        wrong = [each for each in elements + weak if self.is_wrong(each)]
         if wrong:
-            return Judgement(WRONG, wrong, elements, weak)
-        if len(elements) == self.candidates.size and self.is_enough(elements):
-            return Judgement(OK, elements, elements, weak)
-        return self.verdict_by_directions(elements, weak)
+            return Judgement(WRONG, wrong)
+        is_enough = self.is_enough(elements)
+        if is_enough and len(elements) == self.candidates.size:
+            return Judgement(OK, elements)
+        return self.verdict_by_directions(elements, is_enough)
 
-    def verdict_by_directions(
-        self, elements: List[Measurement], directions: List[Measurement]
-    ) -> Judgement:
-        decisive = elements if self.is_enough(elements) else []
+    def verdict_by_directions(self, elements: List[Measurement], is_enough: bool) -> Judgement:
         for measured in self.measure_directions(elements):
-            directions = directions + measured
             suspects = [each for each in measured if self.is_wrong(each)]
             wrong = [each for each in map(self.narrow, suspects) if each]
             if wrong:
-                return Judgement(WRONG, wrong, elements + wrong, directions)
+                return Judgement(WRONG, wrong)
             if suspects:
-                return Judgement(CANNOT_TELL, suspects, elements, directions, KINKS)
+                return Judgement(CANNOT_TELL, suspects, KINKS)
             if self.is_enough(measured):
-                return Judgement(OK, decisive or measured, elements, directions)
-        if decisive:
-            return Judgement(OK, decisive, elements, directions)
-        unclear = [each for each in elements + directions if not self.is_clear(each)]
-        hindrance = KINKS if sum(map(self.is_kinked, unclear)) > len(unclear) / 2 else NOISE
-        return Judgement(CANNOT_TELL, unclear, elements, directions, hindrance)
+                return Judgement(OK, elements if is_enough else measured)
+        if is_enough:
+            return Judgement(OK, elements)
+        unclear = [each for each in elements + self.directions if not self.is_clear(each)]
+        is_kinked = sum(map(self.is_kinked, unclear)) > len(unclear) / 2
+        return Judgement(CANNOT_TELL, unclear, KINKS if is_kinked else NOISE)
 
     def sample(self, most: int) -> np.ndarray:
-        if self.candidates.size <= most:
-            return self.candidates
-        return np.sort(self.random.choice(self.candidates, most, replace=False))
+        return np.sort(self.random.permutation(self.candidates)[:most])
 
     def measure_elements(self, elements: Iterable[int]) -> List[Measurement]:
+        return self.measure([(np.array([element]), np.ones(1)) for element in elements])
+
+    def measure(self, groups: List[Group], depth: Optional[int] = None) -> List[Measurement]:
+        """Measures each group, with an error small enough to judge by where that can be."""
         measured = []
-        for element in self.options.progress(elements, self.variable.name):
-            scale = max(abs(self.analytic[element]), min(1.0, self.largest))
-            wanted = self.options.threshold * scale / 2
-            measured.append(self.measurer.measure(np.array([element]), np.ones(1), wanted))
-        seen = [abs(each.numeric) - each.error for each in measured]
-        self.largest = max([self.largest, *seen])
+        for group in self.options.progress(groups, self.variable.name):
+            direction = self.measurer.direction(*group)
+            found = self.measurer.measure(direction, self.tolerance(direction) / 2, depth)
+            measured.append(found)
+            if found.elements.size == 1:
+                self.elements[int(found.elements[0])] = found
+            else:
+                self.directions.append(found)
         return measured
 
-    def measure_groups(self, groups: List[Group], depth: int = DEPTH_FOR_MANY) -> List[Measurement]:
-        measured = []
-        for elements, signs in self.options.progress(groups, self.variable.name):
-            parts = self.measurer.parts(elements, signs)
-            scale = max(np.linalg.norm(parts), abs(parts.sum()), ROUNDING * self.largest)
-            wanted = self.options.threshold * float(scale) / 2
-            measured.append(self.measurer.measure(elements, signs, wanted, depth))
-        return measured
-
-    def measure_weak_groups(self) -> List[Measurement]:
+    def weak_groups(self) -> List[Group]:
         """Each channel or class that is small against the largest, with all its elements at once:
         what is missing there may be too small to be seen in single elements."""
         groups = []
-        for largest, grouping in zip(self.largest_in_groups, self.groupings):
-            for group in np.flatnonzero(largest < WEAK * self.largest):
+        for grouping in self.groupings:
+            for group in np.flatnonzero(grouping.largest < WEAK * self.largest):
                 members = self.candidates[grouping.groups[self.candidates] == group]
                 groups.append((members, np.ones(members.size)))
-        return self.measure_groups([each for each in groups if each[0].size][: self.group_count])
+        return [each for each in groups if each[0].size][: self.group_count]
 
     def measure_directions(self, elements: List[Measurement]) -> Iterator[List[Measurement]]:
         """Many elements at once, in one way after the other.
@@ -237,15 +229,17 @@ class Judge:
         In groups at random, so that no errors cancel; then, where that drowns in noise, all of them
         uphill, so that nothing cancels; then those alone that are farthest from their kinks.
         """
-        anywhere = self.random.choice([-1.0, 1.0], self.analytic.size)
+        anywhere = self.random.choice([-1.0, 1.0], self.gradient.size)
         groups = np.array_split(self.random.permutation(self.candidates), self.group_count)
-        yield self.measure_groups([(group, anywhere[group]) for group in groups if group.size])
-        uphill = np.where(self.analytic == 0, anywhere, np.sign(self.analytic))
-        yield self.measure_groups([(self.candidates, uphill[self.candidates])])
-        reach = float(np.median([each.reach for each in elements]))
-        far = np.array([each.elements[0] for each in elements if each.reach >= reach > 0], int)
-        if far.size:
-            yield self.measure_groups([(far, uphill[far])], depth=1)
+        yield self.measure([(group, anywhere[group]) for group in groups if group.size])
+        gradient = self.gradient.ravel()
+        uphill = np.where(gradient == 0, anywhere, np.sign(gradient))
+        yield self.measure([(self.candidates, uphill[self.candidates])])
+        numbers = np.array([each.elements[0] for each in elements])
+        reach = np.array([each.reach for each in elements]) / self.measurer.unit[numbers]
+        if np.median(reach) > 0:
+            far = numbers[reach >= np.median(reach)]
+            yield self.measure([(far, uphill[far])], depth=1)
 
     def narrow(self, direction: Measurement) -> Optional[Measurement]:
         """Halves a wrong direction down to a wrong element, as far as the noise allows it.
@@ -255,14 +249,12 @@ class Judge:
         narrowest = direction
         while narrowest.elements.size > 1:
             halves = zip(*(np.array_split(each, 2) for each in narrowest[:2]))
-            wrong = [each for each in self.measure_groups(list(halves)) if self.is_wrong(each)]
+            wrong = [each for each in self.measure(list(halves)) if self.is_wrong(each)]
             if not wrong:
                 break
             narrowest = max(wrong, key=self.relative_error)
-        if narrowest.elements.size == 1:
-            (narrowest,) = self.measure_elements(narrowest.elements)
         is_part = narrowest.elements.size <= max(1, direction.elements.size // NARROWED)
-        return narrowest if is_part and self.is_wrong(narrowest) else None
+        return narrowest if is_part else None
 
     # For the report.
 
@@ -272,33 +264,29 @@ class Judge:
         clear = [each for each in finite if self.is_clear(each)]
         return max(clear or finite, key=self.relative_error, default=None)
 
-    def evidence(self, known: List[Measurement], most: int) -> List[Measurement]:
-        """Elements enough for an explanation, all of them where they are not too many."""
-        singles = {int(each.elements[0]): each for each in known if each.elements.size == 1}
-        more = sorted(set(self.sample(most).tolist()) - set(singles))
-        singles.update(zip(more, self.measure_elements(more)))
-        return [singles[element] for element in sorted(singles)]
 
-
-def groupings_of(shape: Tuple[int, ...], masks: Dict[str, np.ndarray]) -> List[Grouping]:
+def groupings_of(gradient: np.ndarray, masks: Arrays) -> List[Grouping]:
     """By the values of labels and masks, by image and by channel."""
-    groupings = []
+    shape, found = gradient.shape, []
     for name, mask in masks.items():
         values, groups = np.unique(mask, return_inverse=True)
         aligned = broadcast(groups.reshape(mask.shape), shape)
         if aligned is not None and 1 < values.size <= MOST_VALUES:
-            groupings.append(Grouping(f"where {name} is", values, aligned.ravel()))
+            found.append((f"where {name} is", values, aligned.ravel()))
     for axis, name in enumerate(("in image", "in channel")[: len(shape)]):
-        along = np.arange(shape[axis]).reshape((-1,) + (1,) * (len(shape) - axis - 1))
-        groups = np.broadcast_to(along, shape).ravel()
-        groupings.append(Grouping(name, np.arange(shape[axis]), groups))
+        values = np.arange(shape[axis])
+        along = values.reshape((-1,) + (1,) * (len(shape) - axis - 1))
+        found.append((name, values, np.broadcast_to(along, shape).ravel()))
+    groupings = []
+    for name, values, groups in found:
+        largest = np.zeros(len(values))
+        np.maximum.at(largest, groups, np.abs(gradient).ravel())
+        groupings.append(Grouping(name, values, groups, largest))
     return groupings
 
 
 def broadcast(mask: np.ndarray, shape: Tuple[int, ...]) -> Optional[np.ndarray]:
     """The mask at each element: it has the shape, or one value for each image or position."""
-    if mask.shape == shape:
-        return mask
     for axes in range(1, len(shape) + 1):
         for dims in (shape[:axes], shape[:1] + (1,) + shape[2:axes]):
             if mask.size == np.prod(dims):

@@ -5,7 +5,7 @@ the layer, and neither the rounding nor the kinks of the layers above get in the
 """
 
 import contextlib
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
 
 import numpy as np
 
@@ -34,11 +34,9 @@ class LayerFunction:
         from caffe_losses.import_caffe import caffe
 
         self.set_random_seed = caffe.set_random_seed
-        self.net = net
-        self.name = layer
+        self.net, self.name, self.seed = net, layer, seed
         self.layer = net.layer_dict[layer]
         self.index = list(net._layer_names).index(layer)
-        self.seed = seed
         self.is_python = self.layer.type == "Python"
         self.bottoms = [
             Variable(name_in_prototxt(net, name), net.blobs[name], index)
@@ -55,11 +53,14 @@ class LayerFunction:
         self.tops = [top for top, count in zip(self.all_tops, counts) if count]
         random = np.random.RandomState([seed, 1])  # not the numbers that the inputs are drawn from
         sizes = [top.count for top in self.tops]
+        self.ends = np.cumsum(sizes)[:-1]
         self.cotangent = random.uniform(SMALLEST_COTANGENT, LARGEST_COTANGENT, sum(sizes))
         self.cotangent *= random.choice([-1.0, 1.0], sum(sizes))
         if any(weights):
             self.cotangent = np.repeat([weight for weight in weights if weight], sizes)
-        self.flags: Optional[Sequence[bool]] = None  # for backward, instead of propagate_down
+        # Caffe's propagate_down, known once it called backward; and what that gets instead.
+        self.asked: List[bool] = []
+        self.flags: List[bool] = []
         self.misdeeds: Dict[str, Set[str]] = {each.name: set() for each in self.variables}
 
     @property
@@ -89,17 +90,18 @@ class LayerFunction:
 
         Before forward the diffs hold `fill`, or zero. What else the two do goes to `misdeeds`.
         """
-        for each in self.variables:
-            each.blob.diff[...] = 0
-        # A blob that is two bottoms of the layer holds its fill once.
-        first = {each.name: each for each in reversed(self.variables)}
-        for name, values in (fill or {}).items():
-            first[name].blob.diff[...] = values
+        held = dict(fill or {})
+        for each in self.variables:  # a blob that is two bottoms of the layer holds its fill once
+            each.blob.diff[...] = held.pop(each.name, 0)
         # After fill, as a loss may leave its gradient, or notes, in the bottom's diff in forward.
         self.outputs(point)
         self.note_changed_bottoms("forward", point)
         # After fill, too: the diff of an in-place or reshaped top is that of its bottom.
-        self.set_top_diffs(self.cotangent if cotangent is None else cotangent)
+        for top in self.all_tops:
+            top.diff[...] = 0
+        parts = self.cotangent if cotangent is None else cotangent
+        for top, part in zip(self.tops, np.split(parts, self.ends)):
+            top.diff[...] = part.reshape(top.diff.shape)
         given = [top.diff.copy() for top in self.all_tops]
         before = [bottom.blob.diff.copy() for bottom in self.bottoms]
         self.run_backward()
@@ -111,13 +113,6 @@ class LayerFunction:
             diff = each.blob.diff.astype(np.float64)
             gradient[each.name] = gradient.get(each.name, 0) + diff
         return gradient
-
-    def set_top_diffs(self, cotangent: np.ndarray) -> None:
-        for top in self.all_tops:
-            top.diff[...] = 0
-        parts = np.split(cotangent, np.cumsum([top.count for top in self.tops])[:-1])
-        for top, part in zip(self.tops, parts):
-            top.diff[...] = part.reshape(top.diff.shape)
 
     def note_changed_bottoms(self, when: str, point: Arrays) -> None:
         in_place = {address(top.data) for top in self.all_tops}
@@ -138,27 +133,25 @@ class LayerFunction:
 
     def note_unasked_gradients(self, before: List[np.ndarray]) -> None:
         """What backward writes to bottoms that it is not asked for; zeros do no harm."""
-        flags = self.flags or [True] * len(self.bottoms)
+        flags = self.flags if self.asked else [True] * len(self.bottoms)
         asked = {address(each.blob.diff) for each, flag in zip(self.bottoms, flags) if flag}
         for (name, blob, _), diff in zip(self.bottoms, before):
             if address(blob.diff) not in asked and blob.diff[blob.diff != diff].any():
                 self.misdeeds[name].add(
                     f"backward ignores propagate_down: it writes a gradient to this bottom for "
-                    f"propagate_down = {list(flags)}"
+                    f"propagate_down = {flags}"
                 )
 
-    def run_backward(self, passed: Optional[List[bool]] = None) -> None:
-        """Has Caffe run the layer's backward, with `flags` where there are some; or, with a list
-        for what Caffe passes as propagate_down, has it only tell that."""
+    def run_backward(self) -> None:
+        """Has Caffe run the layer's backward; a Python layer's with `flags`, if there are any."""
         backward: Any = getattr(self.layer, "backward", None)
 
         def replacement(top: Any, propagate_down: Any, bottom: Any) -> None:
-            if passed is None:
+            self.asked = list(propagate_down)
+            if any(self.flags):
                 backward(top, self.flags, bottom)
-            else:
-                passed.extend(propagate_down)
 
-        if passed is not None or self.flags is not None:
+        if self.is_python:
             self.layer.backward = replacement
         try:
             self.net._backward(self.index, self.index)

@@ -6,6 +6,7 @@ halves and doubles of the step asked for. Outputs that cross a kink within the s
 MAX pooling) are left out on both sides: their cotangent is set to zero.
 """
 
+import functools
 from typing import Callable, Dict, List, NamedTuple, Optional
 
 import numpy as np
@@ -30,16 +31,16 @@ DEPTH_FOR_MANY, SAFETY_FOR_MANY = 2, 3
 
 
 class Measurement(NamedTuple):
-    """The derivative along one direction, for a single element in units of that element."""
+    """The derivative along one direction; for a single element, by that element."""
 
     elements: np.ndarray  # flat indices of those that the direction moves,
     signs: np.ndarray  # and which way
-    analytic: float
-    numeric: float
-    error: float  # a bound on that of the numeric value
-    noise: float  # the part of it that rounding makes
-    reach: float  # how far along the direction no kink or other roughness shows
     size: float  # the root of the sum of squares of what adds up to the analytic value
+    analytic: float
+    numeric: float = 0.0
+    error: float = np.inf  # a bound on that of the numeric value
+    noise: float = np.inf  # the part of it that rounding makes
+    reach: float = 0.0  # how far along the direction no kink or other roughness shows
 
     @property
     def difference(self) -> float:
@@ -56,73 +57,6 @@ class Derivative(NamedTuple):
     left_out: np.ndarray  # the outputs that cross a kink
 
 
-class DifferenceTable:
-    """Differences of the outputs over step, 2 step, 4 step, ..., extrapolated to step zero."""
-
-    def __init__(self, outputs: Outputs, step: float) -> None:
-        self.outputs = outputs
-        self.base = outputs(0.0)
-        self.step = step
-        self.rows: Dict[int, np.ndarray] = {}
-
-    def row(self, row: int) -> np.ndarray:
-        """What a step forward and a step back change."""
-        if row not in self.rows:
-            step = self.step * 2.0**row
-            self.rows[row] = np.array([self.outputs(step), self.outputs(-step)]) - self.base
-        return self.rows[row]
-
-    def derivative(
-        self, row: int, cotangent: np.ndarray, noise: np.ndarray, depth: int
-    ) -> Derivative:
-        """What 2 + depth rows from this one on say; `noise` is that of each output."""
-        rows = [self.row(row + i) for i in range(2 + depth)]
-        moved = outputs_that_move(rows)
-        cotangent, noise = cotangent[moved], noise[moved] / (self.step * 2.0**row)
-        above, below = np.array([each[:, moved] for each in rows]).swapaxes(0, 1)
-        steps = self.step * 2.0 ** np.arange(row, row + 2 + depth).reshape(-1, 1)
-        central = (above - below) / (2 * steps)
-        richardson = (4 * central[:-1] - central[1:]) / 3  # the derivative to fourth order
-        disagreements = richardson[1:] - richardson[0]
-        # The forward less the backward difference, and what is left of it once curvature is
-        # extrapolated away, to fifth order.
-        gaps = (above + below) / steps
-        straight = 2 * gaps[:-1] - gaps[1:]
-        kinks = (8 * straight[:-1] - straight[1:]) / 14
-        # For one kink anywhere within the steps, the sum of the two bounds the error.
-        roughness = np.abs(disagreements).max(axis=0) + np.abs(kinks).max(axis=0)
-        left_out = roughness > KINK * noise
-        weights = cotangent**2 * np.any([above, below], axis=(0, 1))
-        if weights[~left_out].sum() < LEAST_KEPT * weights.sum():
-            left_out[:] = False
-        cotangent = np.where(left_out, 0.0, cotangent)
-        random = STANDARD_DEVIATIONS * norm(cotangent * noise)
-        rough = max(
-            np.abs(disagreements @ cotangent).max() + np.abs(kinks @ cotangent).max(),
-            norm(cotangent * roughness),
-        )
-        error = random + (1 if depth == 1 else SAFETY_FOR_MANY) * rough
-        return Derivative(
-            value=float(cotangent @ richardson[0]),
-            error=float(error) if np.isfinite(error) else np.inf,
-            noise=random,
-            reach=float(steps[2]) if rough <= VISIBLE * random else 0.0,
-            left_out=moved[left_out],
-        )
-
-
-def norm(vector: np.ndarray) -> float:
-    return float(np.linalg.norm(vector))
-
-
-def outputs_that_move(rows: List[np.ndarray]) -> np.ndarray:
-    """Which outputs depend on the direction: the others have no noise. Of a few, each may do so
-    below its rounding."""
-    moved = np.flatnonzero(np.any(rows, axis=(0, 1)))
-    size = rows[0].shape[1]
-    return moved if moved.size and size > FEW_OUTPUTS else np.arange(size)
-
-
 def derivative(
     outputs: Outputs,
     cotangent: np.ndarray,
@@ -132,16 +66,70 @@ def derivative(
     depth: int = 1,
 ) -> Derivative:
     """The derivative at 0, with the error that is wanted or the smallest that can be had."""
-    table = DifferenceTable(outputs, step)
+    base = outputs(0.0)
+
+    @functools.lru_cache(maxsize=None)
+    def changes(step: float) -> np.ndarray:
+        """What a step forward and a step back change."""
+        return np.array([outputs(step), outputs(-step)]) - base
+
     found: Dict[int, Derivative] = {}
-    row = 0
-    while -HALVINGS <= row <= DOUBLINGS and row not in found:
+    doublings = 0
+    while -HALVINGS <= doublings <= DOUBLINGS and doublings not in found:
+        steps = step * 2.0 ** np.arange(doublings, doublings + 2 + depth)
+        rows = np.array([changes(each) for each in steps])
         with np.errstate(invalid="ignore"):  # infinite values make an infinite error
-            found[row] = table.derivative(row, cotangent, noise, depth)
-        if found[row].error <= wanted:
-            return found[row]
-        row += 1 if found[row].reach else -1
+            found[doublings] = extrapolated(steps, rows, cotangent, noise)
+        if found[doublings].error <= wanted:
+            return found[doublings]
+        doublings += 1 if found[doublings].reach else -1
     return min(found.values(), key=lambda each: each.error)
+
+
+def extrapolated(
+    steps: np.ndarray, changes: np.ndarray, cotangent: np.ndarray, noise: np.ndarray
+) -> Derivative:
+    """What the changes over these steps, each twice the one before, say of the derivative; `noise`
+    is that of each output."""
+    # Outputs that do not depend on the direction have no noise. A few may do so below rounding.
+    moved = np.flatnonzero(np.any(changes, axis=(0, 1)))
+    if not moved.size or cotangent.size <= FEW_OUTPUTS:
+        moved = np.arange(cotangent.size)
+    cotangent, noise = cotangent[moved], noise[moved] / steps[0]
+    above, below = changes[:, :, moved].swapaxes(0, 1)
+    spans = 2 * steps[:, np.newaxis]
+    central = (above - below) / spans
+    richardson = (4 * central[:-1] - central[1:]) / 3  # the derivative to fourth order
+    disagreements = richardson[1:] - richardson[0]
+    # The forward less the backward difference, and what is left of it once curvature is
+    # extrapolated away, to fifth order.
+    gaps = 2 * (above + below) / spans
+    straight = 2 * gaps[:-1] - gaps[1:]
+    kinks = (8 * straight[:-1] - straight[1:]) / 14
+    # For one kink anywhere within the steps, the sum of the two bounds the error.
+    roughness = np.abs(disagreements).max(axis=0) + np.abs(kinks).max(axis=0)
+    left_out = roughness > KINK * noise
+    weights = cotangent**2 * np.any([above, below], axis=(0, 1))
+    if weights[~left_out].sum() < LEAST_KEPT * weights.sum():
+        left_out[:] = False
+    cotangent = np.where(left_out, 0.0, cotangent)
+    random = STANDARD_DEVIATIONS * norm(cotangent * noise)
+    rough = max(
+        np.abs(disagreements @ cotangent).max() + np.abs(kinks @ cotangent).max(),
+        norm(cotangent * roughness),
+    )
+    error = random + (1 if len(steps) == 3 else SAFETY_FOR_MANY) * rough
+    return Derivative(
+        value=float(cotangent @ richardson[0]),
+        error=float(error) if np.isfinite(error) else np.inf,
+        noise=random,
+        reach=float(steps[2]) if rough <= VISIBLE * random else 0.0,
+        left_out=moved[left_out],
+    )
+
+
+def norm(vector: np.ndarray) -> float:
+    return float(np.linalg.norm(vector))
 
 
 def noise_level(outputs: Outputs, sizes: List[int]) -> np.ndarray:
@@ -171,49 +159,43 @@ class Measurer:
     def __init__(
         self, function: LayerFunction, variable: Variable, analytic: np.ndarray, step: float
     ) -> None:
-        self.function = function
-        self.variable = variable
+        self.function, self.variable, self.step = function, variable, step
         self.analytic = analytic.ravel()
-        self.step = step
         # Large values take a larger step, as float32 is coarse there.
         self.unit = np.maximum(1.0, np.abs(function.origin[variable.name].ravel()))
-        self.noise: Optional[np.ndarray] = None
+        # As all elements move, up and down by turns, all outputs do.
+        everything = np.arange(self.unit.size)
+        along = self.along(everything, np.where(everything % 2, -self.unit, self.unit))
+        self.noise = noise_level(along, [top.count for top in function.tops])
+
+    def direction(self, elements: np.ndarray, signs: np.ndarray) -> Measurement:
+        """What there is to measure where these elements move by these signs."""
+        parts = self.analytic[elements] * self.rates(elements, signs)
+        return Measurement(elements, signs, norm(parts), float(parts.sum()))
 
     def measure(
-        self, elements: np.ndarray, signs: np.ndarray, wanted: float, depth: int = 1
+        self, direction: Measurement, wanted: float, depth: Optional[int] = None
     ) -> Measurement:
-        """The derivative along the direction that moves these elements by these signs, with an
-        error of no more than is wanted, where that is possible."""
-        if self.noise is None:
-            # As all elements move, up and down by turns, all outputs do.
-            all_elements = np.arange(self.unit.size)
-            all_signs = np.where(all_elements % 2, -1.0, 1.0)
-            tops = [top.count for top in self.function.tops]
-            self.noise = noise_level(self.along(all_elements, all_signs), tops)
-        unit = float(self.unit[elements[0]]) if elements.size == 1 else 1.0
-        found = derivative(
-            self.along(elements, signs),
-            self.function.cotangent,
-            self.step,
-            self.noise,
-            wanted * unit,
-            depth,
-        )
-        parts = self.parts(elements, signs)
-        size = norm(parts)
+        """The derivative along the direction, with an error of no more than is wanted, where that
+        is possible."""
+        elements, is_one = direction.elements, direction.elements.size == 1
+        rates, cotangent = self.rates(elements, direction.signs), self.function.cotangent
+        step = self.step * (self.unit[elements[0]] if is_one else 1)
+        depth = depth or (1 if is_one else DEPTH_FOR_MANY)
+        along = self.along(elements, rates)
+        found = derivative(along, cotangent, step, self.noise, wanted, depth)
         if found.left_out.size:
-            cotangent = self.function.cotangent.copy()
-            cotangent[found.left_out] = 0
-            gradient = self.function.gradient(self.function.origin, cotangent)[self.variable.name]
-            parts = gradient.ravel()[elements] * signs * self.unit[elements]
-        numbers = (float(parts.sum()), *found[:4], size)
-        return Measurement(elements, signs, *(each / unit for each in numbers))
+            kept = cotangent.copy()
+            kept[found.left_out] = 0
+            gradient = self.function.gradient(self.function.origin, kept)[self.variable.name]
+            analytic = float((gradient.ravel()[elements] * rates).sum())
+            direction = direction._replace(analytic=analytic)
+        return Measurement(*direction[:4], *found[:4])
 
-    def parts(self, elements: np.ndarray, signs: np.ndarray) -> np.ndarray:
-        """What adds up to the analytic derivative along the direction."""
-        return self.analytic[elements] * signs * self.unit[elements]
+    def rates(self, elements: np.ndarray, signs: np.ndarray) -> np.ndarray:
+        """How fast the elements move: many each by its unit, for all to count; one by itself."""
+        return np.ones(1) if elements.size == 1 else signs * self.unit[elements]
 
-    def along(self, elements: np.ndarray, signs: np.ndarray) -> Outputs:
-        direction = signs * self.unit[elements]
+    def along(self, elements: np.ndarray, rates: np.ndarray) -> Outputs:
         origin = self.function.origin
-        return lambda t: self.function.outputs(origin, (self.variable, elements, t * direction))
+        return lambda t: self.function.outputs(origin, (self.variable, elements, t * rates))

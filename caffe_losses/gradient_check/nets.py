@@ -1,12 +1,11 @@
 """Nets to check, from a prototxt or around one Python layer, and what their inputs hold."""
 
-import contextlib
 import functools
 import importlib
 import os
 import re
 import tempfile
-from typing import Any, Iterator, Mapping, Optional, Sequence, Union
+from typing import Any, Mapping, Optional, Sequence, Union
 
 import numpy as np
 
@@ -92,7 +91,8 @@ def net_of(parameter: Any, phase: str = "TRAIN", seed: int = SEED) -> Any:
         if layer.type == "Python":
             require_layer(layer.python_param.module, layer.python_param.layer)
     caffe.set_random_seed(seed)
-    with temporary_file(".prototxt") as path:  # Caffe reads a net from a file only
+    with tempfile.TemporaryDirectory() as folder:  # Caffe reads a net from a file only
+        path = os.path.join(folder, "net.prototxt")
         with open(path, "w") as file:
             file.write(str(parameter))
         return caffe.Net(path, getattr(caffe, phase))
@@ -125,21 +125,18 @@ def layer_parameter(net: Any, name: str) -> Any:
     from caffe_losses.import_caffe import caffe
 
     parameter = caffe.proto.caffe_pb2.NetParameter()
-    with temporary_file(".caffemodel") as path:
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "net.caffemodel")
         net.save(path)
         with open(path, "rb") as file:
             parameter.ParseFromString(file.read())
     return next(layer for layer in parameter.layer if layer.name == name)
 
 
-@contextlib.contextmanager
-def temporary_file(suffix: str) -> Iterator[str]:
-    descriptor, path = tempfile.mkstemp(suffix=suffix)
-    os.close(descriptor)
-    try:
-        yield path
-    finally:
-        os.remove(path)
+def is_frozen(net: Any, layer: str, index: int) -> bool:
+    """Whether Caffe trains a net without this parameter of a layer."""
+    specs = layer_parameter(net, layer).param
+    return index < len(specs) and not specs[index].lr_mult
 
 
 def require_classes(net: Any, layer: str) -> None:
@@ -151,8 +148,8 @@ def require_classes(net: Any, layer: str) -> None:
     numbers, name = np.unique(net.blobs[bottoms[index]].data), name_in_prototxt(net, bottoms[index])
     if not is_whole(numbers):
         raise ValueError(
-            f"layer {layer}: {name} must hold the numbers of classes; draw it as "
-            f"labels:K, with K the number of classes"
+            f"layer {layer}: {name} must hold the numbers of classes; draw it as labels:K, with K "
+            f"the number of classes"
         )
     scores = list(net.blobs[bottoms[0]].shape)
     if index == 1 and numbers[0] >= 0 and numbers[-1] < min(scores[1:], default=0):

@@ -3,7 +3,7 @@
 Many faults show here without a numeric derivative.
 """
 
-from typing import Dict, List, NamedTuple, Optional, Set, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Set
 
 import numpy as np
 
@@ -14,8 +14,6 @@ from caffe_losses.gradient_check.layer_function import Arrays, LayerFunction
 SAME_GRADIENT, SAME_FORWARD = 1e-4, 1e-5
 DRAWS = 10  # of another batch, until the sum of each bottom is another
 NEAR = 5e-3  # two factors are the same within this share
-
-ANOTHER_EACH_TIME = "backward gives another gradient each time for the same bottoms"
 
 
 class Gradients(NamedTuple):
@@ -32,27 +30,39 @@ class Gradients(NamedTuple):
 
 def other_bottoms(function: LayerFunction) -> Arrays:
     """Another batch of the same kind: images and positions drawn from these with repetition, so
-    that counts of labels and sums of masks change, too."""
-    other = dict(function.origin)
+    that counts of labels and sums of masks change, too.
+
+    Where the layer takes no such batch, as it may lack a class, it is these images turned about.
+    """
+    origin, names = function.origin, {each.name for each in function.bottoms}
+    other = {**origin, **{name: np.roll(origin[name], 1) for name in names}}
     for draw in range(DRAWS):
-        for bottom in function.bottoms:
-            array = function.origin[bottom.name]
-            axes = [axis for axis in range(array.ndim) if axis != 1 and array.shape[axis] > 1]
-            for axis in axes:
-                size = array.shape[axis]
+        drawn = dict(other)
+        for name in names:
+            sizes = {axis: size for axis, size in enumerate(origin[name].shape) if axis != 1}
+            if max(sizes.values(), default=1) > 1:
+                drawn[name] = origin[name]
+            for axis, size in sizes.items():
                 # The same for bottoms that belong together.
                 random = np.random.RandomState([function.seed, 2, draw, axis])
-                array = array.take(random.randint(size, size=size), axis=axis)
-            other[bottom.name] = array if axes else np.roll(array, 1)
-        if all(
-            other[each.name].sum() != function.origin[each.name].sum() for each in function.bottoms
-        ):
-            break
+                drawn[name] = drawn[name].take(random.randint(size, size=size), axis=axis)
+        if is_taken(function, drawn):
+            other = drawn
+            if all(drawn[name].sum() != origin[name].sum() for name in names):
+                break
     return other
 
 
-def forward_faults(function: LayerFunction, other: Arrays) -> Tuple[str, str]:
-    """That forward depends on more than its bottoms: on the previous ones, or on chance."""
+def is_taken(function: LayerFunction, point: Arrays) -> bool:
+    try:
+        with np.errstate(all="ignore"):
+            return bool(np.isfinite(function.outputs(point)).all())
+    except Exception:
+        return False
+
+
+def random_forward(function: LayerFunction, other: Arrays) -> str:
+    """That forward depends on chance; that it depends on previous bottoms is a misdeed."""
     function.outputs(other)
     outputs = [function.outputs(function.origin) for repetition in range(3)]
     if not np.isfinite(outputs).all():
@@ -63,37 +73,40 @@ def forward_faults(function: LayerFunction, other: Arrays) -> Tuple[str, str]:
     tolerance = SAME_FORWARD * np.abs(outputs).max()
     if not close(outputs[1], outputs[2], tolerance):
         values = ", ".join(f"{each @ function.cotangent:.8g}" for each in outputs)
-        return "", f"the forward is not deterministic: three for the same bottoms give {values}"
+        return f"the forward is not deterministic: three for the same bottoms give {values}"
     if not close(outputs[0], outputs[1], tolerance):
-        return "stale: forward depends on the bottoms and labels that the layer saw before", ""
-    return "", ""
+        misdeed = "stale: forward depends on the bottoms and labels that the layer saw before"
+        for name in function.misdeeds:
+            function.misdeeds[name].add(misdeed)
+    return ""
 
 
-def choose_flags(function: LayerFunction, asked: List[bool], labels: Set[str]) -> str:
-    """Has backward asked for all that Caffe asks for or, if it raises an error, for less.
+def choose_flags(function: LayerFunction, labels: Set[str]) -> str:
+    """Has a Python layer's backward asked for all that Caffe asks for or, if it raises an error,
+    for less.
 
     What training nets ask for is less by the labels, or the first bottom alone; the gradients must
     be the same. Returns the error.
     """
-    without_labels = [
-        flag and each.name not in labels for flag, each in zip(asked, function.bottoms)
-    ]
-    first_alone = [flag and index == 0 for index, flag in enumerate(asked)]
+    function.run_backward()
+    asked, bottoms = function.asked, function.bottoms
+    if not any(asked):
+        return ""
+    without_labels = [flag and bottom.name not in labels for flag, bottom in zip(asked, bottoms)]
+    first_alone = asked[:1] + [False] * len(asked[1:])
     found, errors = [], []
-    for flags in asked, without_labels, first_alone:
-        if any(flags):
-            function.flags = flags
+    for function.flags in asked, without_labels, first_alone:
+        if any(function.flags):
             try:
-                found.append((flags, function.gradient(function.origin)))
+                found.append((function.flags, function.gradient(function.origin)))
             except Exception as error:
                 errors.append(error)
     if not found:
         raise errors[0]
     function.flags, expected = found[0]
     for flags, gradient in found[1:]:
-        for flag, (name, _, _) in zip(flags, function.bottoms):
-            tolerance = SAME_GRADIENT * np.abs(expected[name]).max()
-            if flag and not close(gradient[name], expected[name], tolerance):
+        for flag, (name, _, _) in zip(flags, bottoms):
+            if flag and not is_same(gradient[name], expected[name]):
                 function.misdeeds[name].add(
                     f"backward mixes up propagate_down: for {flags} it gives this bottom another "
                     f"gradient than for {function.flags}"
@@ -104,14 +117,14 @@ def choose_flags(function: LayerFunction, asked: List[bool], labels: Set[str]) -
 def all_gradients(function: LayerFunction, other: Arrays) -> Dict[str, Gradients]:
     function.gradient(other)
     # A gradient that lags one step behind is that of the other bottoms both times.
-    found = [function.gradient(other), function.gradient(function.origin)]
-    markers: Arrays = {}
-    for name, gradient in found[1].items():
-        # As large as the gradient, so that float32 holds the sum of both.
-        largest = np.float32(2 * np.abs(gradient).max())
-        markers[name] = largest if 0 < largest < np.inf else np.float32(1)
-    found += [function.gradient(function.origin, fill=markers), function.gradient(function.origin)]
-    found += [function.gradient(function.origin, 2 * function.cotangent)]
+    previous, analytic = function.gradient(other), function.gradient(function.origin)
+    # As large as the gradient, so that float32 holds the sum of both.
+    largest = {name: np.float32(2 * np.abs(each).max()) for name, each in analytic.items()}
+    markers = {name: each if 0 < each < np.inf else np.float32(1) for name, each in largest.items()}
+    again = function.gradient(function.origin, fill=markers)
+    third = function.gradient(function.origin)
+    doubled = function.gradient(function.origin, 2 * function.cotangent)
+    found = previous, analytic, again, third, doubled
     return {
         name: Gradients(bottom is None, float(markers[name]), *(each[name] for each in found))
         for name, _, bottom in function.variables
@@ -131,8 +144,7 @@ def habits(gradients: Gradients) -> List[str]:
 
 
 def adds_to_parameter(gradients: Gradients) -> Optional[str]:
-    first, again = gradients.third, gradients.again
-    if not first.any() or not close(again, first, SAME_GRADIENT * np.abs(first).max()):
+    if not gradients.third.any() or not is_same(gradients.again, gradients.third):
         return None
     return (
         "backward overwrites the parameter's diff; Caffe accumulates there, over iter_size and "
@@ -142,13 +154,12 @@ def adds_to_parameter(gradients: Gradients) -> Optional[str]:
 
 def writes_bottom(gradients: Gradients) -> Optional[str]:
     first, again, marker = gradients.third, gradients.again, gradients.marker
-    tolerance = SAME_GRADIENT * np.abs(first).max()
     untouched = (again == marker) & (first == 0)
     if untouched.all():
         return "backward never writes this diff: it holds what it held before"
-    if first.any() and close(again, first + marker, tolerance):
+    if first.any() and is_same(again, first + marker):
         return "accumulates: backward adds to what the diff held before"
-    if untouched.any() and close(again, np.where(untouched, marker, first), tolerance):
+    if untouched.any() and is_same(again, np.where(untouched, marker, first)):
         return (
             f"backward leaves {untouched.sum()} of {untouched.size} elements of the diff "
             f"unwritten: they hold what they held before"
@@ -160,17 +171,16 @@ def repeats(gradients: Gradients) -> Optional[str]:
     """Whether the bottoms alone decide about the gradient, not what the layer saw before."""
     first, third = gradients.analytic, gradients.third
     second = gradients.again - (gradients.marker if gradients.is_parameter else 0)
-    tolerance = SAME_GRADIENT * np.abs([first, second, third]).max()
-    if close(first, third, tolerance):
-        return None if close(first, second, tolerance) else ANOTHER_EACH_TIME
-    if not close(second, third, tolerance):
+    if is_same(first, third) and is_same(first, second):
+        return None
+    if not is_same(second, third):
         growth = proportion(second, first)
         if growth is None:
-            return ANOTHER_EACH_TIME
+            return "backward gives another gradient each time for the same bottoms"
         return (
             f"accumulates from call to call: the second backward gives {growth:.4g} times the first"
         )
-    if close(first, gradients.previous, tolerance):
+    if is_same(first, gradients.previous):
         return "stale: it is the gradient of the previous bottoms"
     factor = proportion(first, third)
     found = "another gradient" if factor is None else f"a gradient {factor:.4g} times as large"
@@ -183,7 +193,7 @@ def repeats(gradients: Gradients) -> Optional[str]:
 def follows_top_diff(gradients: Gradients) -> Optional[str]:
     """Whether the gradient doubles when the diffs of the tops do."""
     once, doubled = gradients.third, gradients.doubled
-    if close(doubled, 2 * once, SAME_GRADIENT * np.abs(once).max()):
+    if is_same(doubled, 2 * once):
         return None
     factor = proportion(doubled, once)
     if factor is not None and is_near(factor, 1):
@@ -200,13 +210,20 @@ def close(left: np.ndarray, right: np.ndarray, tolerance: float) -> bool:
     return bool((np.abs(left - right) <= tolerance).all())
 
 
+def is_same(left: np.ndarray, right: np.ndarray) -> bool:
+    return close(left, right, SAME_GRADIENT * np.abs(right).max())
+
+
 def is_near(left: float, right: float) -> bool:
     return abs(left - right) <= NEAR * abs(right)
 
 
-def proportion(left: np.ndarray, right: np.ndarray) -> Optional[float]:
-    """The factor that makes left of right, if there is one."""
+def proportion(
+    left: np.ndarray, right: np.ndarray, share: float = SAME_GRADIENT, error: Any = 0.0
+) -> Optional[float]:
+    """The factor that makes left of right, if there is one; `error` is that of right."""
     if not right.any():
         return None
     factor = float((left * right).sum() / (right**2).sum())
-    return factor if close(left, factor * right, SAME_GRADIENT * np.abs(left).max()) else None
+    tolerance = share * np.abs(left).max() + np.abs(factor) * error
+    return factor if close(left, factor * right, tolerance) else None

@@ -1,7 +1,8 @@
 """What a check found, as a table, as JSON and as an exit status."""
 
+import collections
 import json
-from typing import Any, Dict, List, NamedTuple, Optional, Tuple
+from typing import Any, List, NamedTuple, Optional, Tuple
 
 OK, WRONG, CANNOT_TELL, SKIPPED = "ok", "WRONG", "cannot tell", "skipped"
 
@@ -51,13 +52,9 @@ class Report:
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
         for row in self.rows:
             lines += [f"{row.layer}, {row.blob}: {finding}" for finding in row.findings]
-        return "\n".join([*lines, self.summary()])
-
-    def summary(self) -> str:
-        counts: Dict[str, int] = {}
-        for row in self.rows:
-            counts[row.verdict] = counts.get(row.verdict, 0) + 1
-        return ", ".join(f"{count} {verdict}" for verdict, count in counts.items())
+        counts = collections.Counter(row.verdict for row in self.rows)
+        lines.append(", ".join(f"{count} {verdict}" for verdict, count in counts.items()))
+        return "\n".join(lines)
 
 
 def row_cells(row: Row) -> List[str]:

@@ -8,7 +8,7 @@ import numpy as np
 from caffe_losses.elementary import ONE, ZERO, floor, maximum, where
 from caffe_losses.formulas import exponential_of_difference, log_of_sum
 from caffe_losses.loops import engine
-from caffe_losses.loops.parts import BLOCK, PART, ROW, Part, slices, total
+from caffe_losses.loops.parts import BLOCK, PART, ROW, STRETCH, Part, slices, total
 from caffe_losses.loops.rows import add, copy, fill, from_order, multiply, order
 from caffe_losses.loops.threads import for_each_part
 
@@ -35,7 +35,7 @@ CHANNELS = 64
 # Up to so many classes vectors are transposed, to work on many of them at a time.
 FEW_CLASSES = 64
 # Elements of scores that are worked on together: they and their gradient stay in the cache.
-TILE = 32 * ROW
+TILE = 32 * STRETCH
 
 
 def along_axis(formula: Formula, scores: Scores, kind: Any = np.float32) -> float:
@@ -181,8 +181,8 @@ def parts_of_positions(count: int, classes: int) -> List[Part]:
     if classes == 0:
         return []
     step = max(1, PART // classes)
-    if step > ROW:
-        step -= step % ROW
+    if step > STRETCH:
+        step -= step % STRETCH
     return [(start, min(start + step, count)) for start in range(0, count, step)]
 
 
@@ -216,15 +216,16 @@ Row = NamedTuple(
 def run_positions(scores: Scores, start: int, stop: int) -> float:
     """The weighted sum over the positions from start to stop, counted through all images."""
     classes, positions = scores.score.shape[1:]
-    width = min(ROW, max(32, TILE // classes))
+    width = min(STRETCH, max(32, TILE // classes))
     is_transposed = positions == 1 and classes <= FEW_CLASSES
     size = classes * width if is_transposed else 0
     columns, columns_of_gradient = np.empty(size, np.float32), np.empty(size, np.float32)
-    buffers, sums = np.empty((12, ROW), np.float32), np.empty((2, ROW), np.float64)
+    buffers, sums = np.empty((12, STRETCH), np.float32), np.empty((2, STRETCH), np.float64)
     result, tile = 0.0, scores
     while start < stop:
         # Where there are no positions, the images of a row lie side by side.
-        step = min(width, stop - start, ROW if positions == 1 else positions - start % positions)
+        rest = stop - start if positions == 1 else positions - start % positions
+        step = min(width, stop - start, rest)
         row = row_of(buffers, sums, step)
         read_labels(row, scores, start)
         if is_transposed:
@@ -494,7 +495,7 @@ def evaluate(row: Row, scores: Scores) -> float:
         result += weighted_sum(row.smooth, row.of_all, row.of_all_own, row.unit, scores.loss_weight)
         add_all(row.others, row.of_all)
         add_all(row.own, row.of_all_own)
-    return np.float64(result)
+    return result
 
 
 def apply_formula(margin: np.ndarray, others: np.ndarray, own: np.ndarray, gamma: Any) -> None:
@@ -514,8 +515,19 @@ def set_smooth(
 
 def weighted_sum(
     value: np.ndarray, of_others: np.ndarray, of_own: np.ndarray, weight: np.ndarray, factor: Any
-) -> Any:
+) -> float:
     """The weighted sum of values; weighs the gradients, whose NaN and infinities it tells."""
+    result = 0.0
+    for first in range(0, value.size, ROW):
+        here = slice(first, first + ROW)
+        result += weigh_row(value[here], of_others[here], of_own[here], weight[here], factor)
+    return result
+
+
+def weigh_row(
+    value: np.ndarray, of_others: np.ndarray, of_own: np.ndarray, weight: np.ndarray, factor: Any
+) -> Any:
+    """The same of a row, in float32."""
     result = ZERO
     for i in range(value.size):
         scale = weight[i] * factor

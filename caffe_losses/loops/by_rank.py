@@ -12,7 +12,7 @@ import numpy as np
 
 from caffe_losses.elementary import ONE, ZERO
 from caffe_losses.loops import engine
-from caffe_losses.loops.parts import Index, blocks, whole_channel_blocks
+from caffe_losses.loops.parts import Index, blocks, slices, whole_channel_blocks
 from caffe_losses.loops.pointwise import part_of
 from caffe_losses.loops.softmax import softmax, through_softmax
 from caffe_losses.loops.threads import for_each_part
@@ -28,61 +28,91 @@ Errors = NamedTuple(
         ("largest", Any),  # float32
     ],
 )
-Group = Tuple[int, int, int]  # the images from a first to a last one, and a channel
+# A group is a channel of an image, or of all images; it has a loss of its own.
+Block = NamedTuple(
+    "Block",  # what is sorted at once: one group, or several short ones
+    [
+        ("first_image", int),
+        ("last_image", int),
+        ("first_channel", int),
+        ("last_channel", int),
+        ("groups_of_image", int),  # 0 where groups are of all images
+    ],
+)
 Loop = NamedTuple(
     "Loop",
     [
-        # Sets keys, of which each is the margin's bits, the place in the group, and whether that is
-        # positive, in this order. Returns how many there are, and how many positives. May set
-        # the margins of what has no error to its derivative, 0.
-        ("pack", Callable[[Errors, np.ndarray, int, int, int], Tuple[int, int]]),
-        # Takes sorted keys and the number of positives; puts derivatives in the place of margins.
-        ("walk", Callable[[Errors, np.ndarray, int, int, int, int], float]),
+        # Sets keys, of which each is the group's number, the margin's bits, the place in the block,
+        # and whether that is positive, in this order; and the number of positives of each group.
+        # Returns how many keys there are. May set the margins of what has no error to its
+        # derivative, 0.
+        ("pack", Callable[[Errors, Block, np.ndarray, np.ndarray], int]),
+        # Takes sorted keys and the numbers of positives; puts derivatives in the place of margins
+        # and sets the losses, which were 0.
+        ("walk", Callable[[Errors, Block, np.ndarray, np.ndarray, np.ndarray], None]),
     ],
 )
 
-PLACE, SIGN = np.uint64(32), np.uint32(1 << 31)
+# Bits of a key below the margin's: many for the place in a single group; few where the number of
+# the group needs some too, which is above the margin's.
+LONG, SHORT = np.uint64(32), np.uint64(17)
+ELEMENTS_OF_SHORT = 2**14
+BITS_OF_MARGIN = np.uint64(32)
+SIGN, ALL_BITS = np.uint32(1 << 31), np.uint32(2**32 - 1)
 BIT, IS_POSITIVE = np.uint64(1), np.uint64(1)
-LOW, ALL_BITS = np.uint64(2**32 - 1), np.uint32(2**32 - 1)
 
 
-def groups_of(shape: Tuple[int, int, int], images_each: int) -> List[Group]:
-    """Each channel of so many images at a time."""
-    batch, channels, _ = shape
+def blocks_of(shape: Tuple[int, int, int], per_image: bool) -> List[Block]:
+    """All groups of an (N, C, S) blob that is not empty, in the order of images and channels."""
+    batch, channels, positions = shape
+    images_each = max(1, ELEMENTS_OF_SHORT // (channels * positions)) if per_image else batch
+    size = positions if per_image else batch * positions
+    channels_each = max(1, ELEMENTS_OF_SHORT // size)
     return [
-        (first, min(first + images_each, batch), channel)
-        for first in range(0, batch, max(images_each, 1))
-        for channel in range(channels)
+        Block(
+            images.start,
+            min(images.stop, batch),
+            some.start,
+            min(some.stop, channels),
+            min(channels_each, channels) * per_image,
+        )
+        for images in slices(batch, images_each)
+        for some in slices(channels, channels_each)
     ]
 
 
-def by_rank(errors: Errors, images_each: int) -> Tuple[np.ndarray, np.ndarray]:
-    """The Jaccard losses of the groups and how many positives each has, both (groups, C).
+def by_rank(errors: Errors, per_image: bool) -> Tuple[np.ndarray, np.ndarray]:
+    """The Jaccard losses and how many positives there are: (N, C), or (1, C) of all images.
 
     Puts the derivatives of the losses in the place of the margins, those with respect to the score
     or probability of the positive class. Of equal errors the earlier comes first.
     """
+    batch, channels, positions = errors.margins.shape
 
-    def run(group: Group) -> Tuple[float, int]:
-        first, last, _ = group
-        keys = np.empty((last - first) * errors.margins.shape[2], np.uint64)
-        count, positives = loop().pack(errors, keys, *group)
-        keys = keys[:count]
+    def run(block: Block) -> np.ndarray:
+        images = block.last_image - block.first_image
+        some_channels = block.last_channel - block.first_channel
+        losses = np.zeros(some_channels * (images if per_image else 1))
+        positives = np.zeros(losses.size, np.int64)
+        keys = np.empty(images * some_channels * positions, np.uint64)
+        keys = keys[: loop().pack(errors, block, keys, positives)]
         keys.sort()  # all are different: nothing depends on how
-        return loop().walk(errors, keys, positives, *group), positives
+        loop().walk(errors, block, keys, positives, losses)
+        return np.array([losses, positives])
 
-    groups = groups_of(errors.margins.shape, images_each)
-    results = np.array(for_each_part(run, groups), np.float64)
-    batch, channels, _ = errors.margins.shape
-    shape = -(-batch // max(images_each, 1)), channels, 2
-    losses, positives = np.moveaxis(results.reshape(shape), 2, 0)
+    shape = 2, batch if per_image else min(batch, 1), channels
+    if errors.margins.size == 0:
+        losses, positives = np.zeros(shape)
+    else:
+        results = for_each_part(run, blocks_of(errors.margins.shape, per_image))
+        losses, positives = np.concatenate(results, axis=1).reshape(shape)
     return losses, positives
 
 
 @functools.lru_cache(maxsize=None)
 def loop() -> Loop:
     """The loops of the engine."""
-    return engine.loop(compiled_loop, Loop(pack_group, walk_group))
+    return engine.loop(compiled_loop, Loop(pack_block, walk_block))
 
 
 # Margins
@@ -122,11 +152,14 @@ def set_softmax_margins(
 def take_derivatives_through_softmax(
     derivatives: np.ndarray, score: np.ndarray, factors: np.ndarray
 ) -> None:
-    """Makes derivatives to scores of those to probabilities, times factors (N or 1, C)."""
+    """Makes derivatives to scores of those to probabilities, times factors (N or 1, C).
+
+    Computes in the precision of the factors.
+    """
 
     def write_block(index: Index) -> None:
         with np.errstate(all="ignore"):
-            p, _, is_top = softmax(score[index])
+            p, _, is_top = softmax(score[index].astype(factors.dtype, copy=False))
             h = derivatives[index] * part_of(factors[:, :, np.newaxis], index)
             derivatives[index] = through_softmax(h, p, is_top)
 
@@ -136,40 +169,56 @@ def take_derivatives_through_softmax(
 # NumPy
 
 
-def pack_group(
-    errors: Errors, keys: np.ndarray, first: int, last: int, channel: int
-) -> Tuple[int, int]:
+def pack_block(errors: Errors, block: Block, keys: np.ndarray, positives: np.ndarray) -> int:
     """NumPy's loop for the keys."""
-    margin = errors.margins[first:last, channel].ravel()
-    label = errors.label[first:last, min(channel, errors.label.shape[1] - 1)].ravel()
-    is_positive = (label == errors.positive[channel]) & np.isfinite(margin)
-    (place,) = np.nonzero(margin < errors.largest)
-    bits = (margin[place] + ZERO).view(np.uint32)  # -0 becomes 0
+    images = slice(block.first_image, block.last_image)
+    channels = slice(block.first_channel, block.last_channel)
+    margin = errors.margins[images, channels]
+    label = part_of(errors.label, (images, channels, slice(None)))
+    is_positive = label == errors.positive[channels, np.newaxis]
+    is_positive &= np.isfinite(margin)
+    is_error = margin < errors.largest
+    groups = positives.size
+    positives[...] = np.count_nonzero(is_positive, axis=2).reshape(-1, groups).sum(axis=0)
+    (place,) = np.nonzero(is_error.ravel())
+    bits = (margin.ravel()[place] + ZERO).view(np.uint32)  # -0 becomes 0
     bits ^= np.where(bits & SIGN, ALL_BITS, SIGN)  # the order of numbers, as that of whole ones
     packed = keys[: place.size]
     packed[...] = bits
-    packed <<= PLACE
-    packed |= (place.astype(np.uint64) << BIT) | is_positive[place]
-    return place.size, np.count_nonzero(is_positive)
+    if groups > 1:
+        group_of_row = np.arange(margin.shape[0] * margin.shape[1], dtype=np.uint64) % np.uint64(groups)
+        errors_of_row = np.count_nonzero(is_error, axis=2).ravel()
+        packed |= np.repeat(group_of_row << BITS_OF_MARGIN, errors_of_row)
+    packed <<= LONG if groups == 1 else SHORT
+    packed |= (place.astype(np.uint64) << BIT) | is_positive.ravel()[place]
+    return place.size
 
 
-def walk_group(
-    errors: Errors, keys: np.ndarray, positives: int, first: int, last: int, channel: int
-) -> float:
+def walk_block(
+    errors: Errors, block: Block, keys: np.ndarray, positives: np.ndarray, losses: np.ndarray
+) -> None:
     """NumPy's loop along the sorted keys."""
-    margins = errors.margins[first:last, channel]
-    place, is_positive = (keys & LOW) >> BIT, keys & IS_POSITIVE
-    found = (np.cumsum(is_positive) - is_positive).astype(np.float64)
-    missed, union = positives - found, positives + np.arange(keys.size) - found
+    images = slice(block.first_image, block.last_image)
+    channels = slice(block.first_channel, block.last_channel)
+    margins = errors.margins[images, channels]
+    margin_bit = LONG if positives.size == 1 else SHORT
+    groups = np.arange(positives.size, dtype=np.uint64)
+    start = np.searchsorted(keys, groups << BITS_OF_MARGIN << margin_bit)
+    size = np.diff(np.append(start, keys.size))
+    place = (keys & ((BIT << margin_bit) - BIT)) >> BIT
+    is_positive = keys & IS_POSITIVE
+    found = np.append(0.0, np.cumsum(is_positive))
+    missed = np.repeat(positives + found[start], size) - found[:-1]
+    union = missed + (np.arange(keys.size) - np.repeat(start, size))
     with np.errstate(all="ignore"):  # of a division by 0, which is replaced
         step = np.where(is_positive, 1, missed / (union + 1)) / union
-    if positives == 0:
-        step[:1] = 1
+    step[union == 0] = 1
     error = errors.largest - margins.ravel()[place]
+    has_errors = size > 0
+    losses[has_errors] = np.add.reduceat(error * step, start[has_errors])
     derivative = np.zeros(margins.size, np.float32)
     derivative[place] = np.where(is_positive, -step, step)
     margins[...] = derivative.reshape(margins.shape)
-    return float(np.sum(error * step))
 
 
 # Numba
@@ -181,64 +230,78 @@ def compiled_loop() -> Loop:
 
     blob = np.zeros((1, 1, 1), np.float32)
     errors = Errors(blob, blob, np.zeros(1, np.float32), np.float32(1))
-    keys = np.zeros(1, np.uint64)
+    keys, positives, losses = np.zeros(1, np.uint64), np.ones(1, np.int64), np.zeros(1)
+    example = errors, Block(0, 1, 0, 1, 0), keys, positives
     return Loop(
-        numba_engine.loop(pack_rows, "errors", (errors, keys, 0, 1, 0)),
-        numba_engine.loop(walk_keys, "errors", (errors, keys, 1, 0, 1, 0)),
+        numba_engine.loop(pack_rows, "errors", example),
+        numba_engine.loop(walk_keys, "errors", (*example, losses)),
     )
 
 
-def pack_rows(
-    errors: Errors, keys: np.ndarray, first: int, last: int, channel: int
-) -> Tuple[int, int]:
+def pack_rows(errors: Errors, block: Block, keys: np.ndarray, positives: np.ndarray) -> int:
     """Numba's loop for the keys."""
     positions = errors.margins.shape[2]
-    label_channel = min(channel, errors.label.shape[1] - 1)
-    largest, number = errors.largest, errors.positive[channel]
-    count = positives = 0
-    for image in range(first, last):
-        margins, labels = errors.margins[image, channel], errors.label[image, label_channel]
-        bits_of_row = margins.view(np.uint32)
-        for i in range(positions):
-            is_positive = (labels[i] == number) & (margins[i] < np.inf)
-            positives += is_positive
-            if margins[i] < largest:
-                bits = bits_of_row[i]
-                if bits == SIGN:
-                    bits = np.uint32(0)  # -0 becomes 0
-                if bits & SIGN:
-                    bits = np.uint32(~bits)
+    largest, last_label = errors.largest, errors.label.shape[1] - 1
+    margin_bit = LONG if positives.size == 1 else SHORT
+    count = place_of_row = 0
+    for image in range(block.first_image, block.last_image):
+        group = (image - block.first_image) * block.groups_of_image
+        for channel in range(block.first_channel, block.last_channel):
+            margins = errors.margins[image, channel]
+            labels = errors.label[image, min(channel, last_label)]
+            number = errors.positive[channel]
+            bits_of_row = margins.view(np.uint32)
+            positives_of_row = 0
+            for i in range(positions):
+                is_positive = (labels[i] == number) & (margins[i] < np.inf)
+                positives_of_row += is_positive
+                if margins[i] < largest:
+                    bits = bits_of_row[i]
+                    if bits == SIGN:
+                        bits = np.uint32(0)  # -0 becomes 0
+                    if bits & SIGN:
+                        bits = np.uint32(~bits)
+                    else:
+                        bits = np.uint32(bits | SIGN)
+                    key = (np.uint64(group) << BITS_OF_MARGIN) | np.uint64(bits)
+                    place = np.uint64(place_of_row + i)
+                    key = (key << margin_bit) | (place << BIT) | np.uint64(is_positive)
+                    keys[count] = key
+                    count += 1
                 else:
-                    bits = np.uint32(bits | SIGN)
-                place = np.uint64((image - first) * positions + i)
-                key = (np.uint64(bits) << PLACE) | (place << BIT) | np.uint64(is_positive)
-                keys[count] = key
-                count += 1
-            else:
-                margins[i] = ZERO
-    return count, positives
+                    margins[i] = ZERO
+            positives[group] += positives_of_row
+            place_of_row += positions
+            group += 1
+    return count
 
 
 def walk_keys(
-    errors: Errors, keys: np.ndarray, positives: int, first: int, last: int, channel: int
-) -> float:
+    errors: Errors, block: Block, keys: np.ndarray, positives: np.ndarray, losses: np.ndarray
+) -> None:
     """Numba's loop along the sorted keys."""
-    positions = errors.margins.shape[2]
-    loss = 0.0
-    missed, union = np.float64(positives), np.float64(positives)
-    images = errors.margins[first:last]
+    # In 32 bits: those of 64 are divided several times as slowly.
+    positions = np.uint32(errors.margins.shape[2])
+    channels = np.uint32(block.last_channel - block.first_channel)
+    margin_bit = LONG if positives.size == 1 else SHORT
+    bits_of_place = (BIT << margin_bit) - BIT
+    group, missed, union, loss = -1, 0.0, 0.0, 0.0
     for k in range(keys.size):
-        place = np.int64((keys[k] & LOW) >> BIT)
-        row = images[place // positions, channel]
-        i = place % positions
-        error = np.float64(errors.largest - row[i])
+        group_of_key = np.int64(keys[k] >> margin_bit >> BITS_OF_MARGIN)
+        if group_of_key != group:
+            group = group_of_key
+            missed = union = np.float64(positives[group])
+        place = np.uint32((keys[k] & bits_of_place) >> BIT)
+        row, i = np.uint32(place // positions), place % positions
+        image, channel = np.int64(row // channels), np.int64(row % channels)
+        derivatives = errors.margins[block.first_image + image, block.first_channel + channel]
+        error = np.float64(errors.largest - derivatives[i])
         if keys[k] & IS_POSITIVE:
             step = 1 / union
             missed -= 1
-            row[i] = -step
+            derivatives[i] = -step
         else:
             step = missed / (union * (union + 1)) if union > 0 else 1.0
             union += 1
-            row[i] = step
-        loss += error * step
-    return loss
+            derivatives[i] = step
+        losses[group] += error * step

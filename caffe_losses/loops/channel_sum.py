@@ -54,8 +54,8 @@ def run_blocks(formula: Formula, blobs: Blobs, weight: float, kind: Any = np.flo
             sums = (array[index].sum(1, np.float64, keepdims=True) for array in blobs[:2])
             difference = np.subtract(*sums).astype(kind)
             value, gradient = weighted(of_three, difference, zero, one, factor, loss_weight)
-        store(blobs, index, gradient)
-        return float(value.sum(dtype=np.float64))
+            store(blobs, index, gradient)
+            return float(value.sum(dtype=np.float64))
 
     return total(for_each_part(run_block, blocks((batch, 1, positions))))
 

@@ -4,6 +4,8 @@ import os
 import warnings
 from typing import Callable, Optional, TypeVar
 
+import numpy as np
+
 VARIABLE = "CAFFE_LOSSES_ENGINE"
 Loop = TypeVar("Loop")
 
@@ -17,6 +19,8 @@ def name() -> str:
         _name = wanted()
         if _name == "numba":
             import_numba()
+        else:
+            keep_freed_memory()
     return _name
 
 
@@ -39,10 +43,20 @@ def import_numba() -> None:
         fall_back("import", error, silently=is_missing and not os.environ.get(VARIABLE))
 
 
+def keep_freed_memory() -> None:
+    """Makes the C library keep the memory of NumPy's temporaries for the next ones.
+
+    glibc would give it back after each block, and fresh pages take longer than what is computed in
+    them. It keeps as much as the largest array was that it has seen freed.
+    """
+    np.empty(4 * 2**20, np.uint8)  # freed at once
+
+
 def fall_back(step: str, error: Exception, silently: bool = False) -> None:
     """Lets NumPy run all loops from now on."""
     global _name
     _name = "numpy"
+    keep_freed_memory()
     if not silently:
         reason = (str(error).strip() or "no message").splitlines()[0]
         warnings.warn(

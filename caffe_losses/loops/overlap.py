@@ -17,6 +17,7 @@ from caffe_losses.loops import engine
 from caffe_losses.loops.parts import (
     BLOCK,
     ROW,
+    STRETCH,
     Index,
     Part,
     blocks,
@@ -24,7 +25,7 @@ from caffe_losses.loops.parts import (
     whole_channel_blocks,
 )
 from caffe_losses.loops.pointwise import part_of
-from caffe_losses.loops.rows import add, count_not_finite, fill, ignore, multiply
+from caffe_losses.loops.rows import add, copy, count_not_finite, fill, ignore, multiply
 from caffe_losses.loops.softmax import (
     exponentials,
     set_probabilities,
@@ -35,6 +36,7 @@ from caffe_losses.loops.softmax import (
 from caffe_losses.loops.threads import for_each_part
 
 Formula = Callable[..., Any]
+is_softmax = False  # compiled loops have a value of their own
 
 Masks = NamedTuple(
     "Masks",
@@ -77,7 +79,12 @@ def write_gradient(
     coefficients: np.ndarray,
     gradient: np.ndarray,
 ) -> bool:
-    """Writes the gradient to the predictions; False where it is not finite."""
+    """Writes the gradient to the predictions; False where it is not finite.
+
+    With coefficients in float64 NumPy computes in that precision.
+    """
+    if coefficients.dtype == np.float64:
+        return write_blocks(activation, masks, coefficients, gradient)
     return loop(activation, formula).write_gradient(masks, coefficients, gradient)
 
 
@@ -88,8 +95,7 @@ def loop(activation: str, formula: Formula) -> Loop:
         functools.partial(sum_blocks, activation, formula),
         functools.partial(write_blocks, activation),
     )
-    compiled = compiled_softmax if activation == "softmax" else compiled_elements
-    return engine.loop(lambda: compiled(activation, formula), plain)
+    return engine.loop(lambda: compiled_loop(activation, formula), plain)
 
 
 # NumPy
@@ -148,11 +154,13 @@ def write_blocks(
     activation: str, masks: Masks, coefficients: np.ndarray, gradient: np.ndarray
 ) -> bool:
     """NumPy's loop for the gradient."""
+    kind = coefficients.dtype
 
     def write_block(index: Index) -> bool:
         with np.errstate(all="ignore"):
-            x, g = masks.prediction[index], label_of_block(masks, index, np.float32)
-            weight = weight_of_block(activation, masks, index, np.float32)
+            x = masks.prediction[index].astype(kind, copy=False)
+            g = label_of_block(masks, index, kind)
+            weight = weight_of_block(activation, masks, index, kind)
             own = [
                 part_of(table[:, :, np.newaxis], index) for table in np.rollaxis(coefficients, 2)
             ]
@@ -187,61 +195,42 @@ def slope(p: Any, q: Any) -> Any:
     raise NotImplementedError
 
 
-def compiled_elements(activation: str, of_loss: Formula) -> Loop:
-    """Numba's loops where each probability depends on its own element."""
+# What a stretch of positions has, for compiled loops.
+Stretch = NamedTuple(
+    "Stretch",
+    [
+        ("p", np.ndarray),  # the probability of each class, one class after the other
+        ("q", np.ndarray),  # that of all others, for one class
+        ("label", np.ndarray),  # as fractions, for one class
+        ("weight", np.ndarray),  # for one class
+        ("valid", np.ndarray),  # 0 where a softmax ignores the position, 1 elsewhere
+        ("largest", np.ndarray),  # of the scores, as a softmax needs them
+        ("top", np.ndarray),  # the class that has it
+        ("rest", np.ndarray),  # the sum of the exponentials of the others
+    ],
+)
+
+
+def compiled_loop(activation: str, of_loss: Formula) -> Loop:
+    """Numba's loops."""
     from caffe_losses.loops import numba_engine
 
-    activate, slope = (numba_engine.compiled(function) for function in ELEMENTWISE[activation])
-    name = f"{activation}_{of_loss.__name__}"
-    example = (EXAMPLE, np.zeros((1, 3)), 0, 0, 1)
-    sum_part = numba_engine.loop(
-        sum_elements, name, example, activate=activate, formula=numba_engine.compiled(of_loss)
-    )
-    example = (EXAMPLE, np.zeros((1, 1, 4), np.float32), BLOB, 0, 1)
-    write_part = numba_engine.loop(
-        write_elements, activation, example, activate=activate, slope=slope
-    )
-
-    def sum_parts(masks: Masks) -> np.ndarray:
-        batch, channels, positions = masks.prediction.shape
-
-        def run(part: Part) -> Tuple[int, np.ndarray]:
-            first = part[0] // positions
-            own = np.zeros((-(-part[1] // positions) - first, 3))
-            sum_part(masks, own, first, *part)
-            return first, own
-
-        result = np.zeros((batch * channels, 3))
-        for first, own in for_each_part(run, parts(masks.prediction.size)):
-            result[first : first + len(own)] += own
-        return result.reshape(batch, channels, 3)
-
-    def write_parts(masks: Masks, coefficients: np.ndarray, gradient: np.ndarray) -> bool:
-        def run(part: Part) -> int:
-            return write_part(masks, coefficients, gradient, *part)
-
-        return not any(for_each_part(run, parts(masks.prediction.size)))
-
-    return Loop(sum_parts, write_parts)
-
-
-def compiled_softmax(activation: str, of_loss: Formula) -> Loop:
-    """Numba's loops where the probabilities of a position depend on each other."""
-    from caffe_losses.loops import numba_engine
-
+    activate, slope = ELEMENTWISE.get(activation, ELEMENTWISE["none"])
+    names = {
+        "activate": numba_engine.compiled(activate),
+        "slope": numba_engine.compiled(slope),
+        "formula": numba_engine.compiled(of_loss),
+        "is_softmax": activation == "softmax",
+    }
     example = (EXAMPLE, np.zeros((1, 1, 3)), 0, 0, 1)
-    sum_part = numba_engine.loop(
-        sum_softmax, of_loss.__name__, example, formula=numba_engine.compiled(of_loss)
-    )
+    name = f"{activation}_{of_loss.__name__}"
+    sum_part = numba_engine.loop(sum_positions, name, example, **names)
     example = (EXAMPLE, np.zeros((1, 1, 4), np.float32), BLOB, 0, 1)
-    write_part = numba_engine.loop(
-        write_softmax, activation, example, slope=numba_engine.compiled(slope_of_identity)
-    )
+    write_part = numba_engine.loop(write_positions, name, example, **names)
 
     def parts_of(masks: Masks) -> Any:
         batch, channels, positions = masks.prediction.shape
-        count = batch * positions if channels else 0
-        return parts(count, channels)
+        return parts(batch * positions if channels else 0, channels)
 
     def sum_parts(masks: Masks) -> np.ndarray:
         channels, positions = masks.prediction.shape[1:]
@@ -271,161 +260,112 @@ def are_class_numbers(masks: Masks) -> bool:
     return masks.label.shape[1] != masks.prediction.shape[1]
 
 
-def sum_elements(masks: Masks, sums: np.ndarray, first: int, start: int, stop: int) -> None:
-    """Adds up the elements from start to stop as they lie in memory.
-
-    A row of the sums is an image and channel, from the first one on.
-    """
-    channels, positions = masks.prediction.shape[1:]
-    p, q = np.empty(ROW, np.float32), np.empty(ROW, np.float32)
-    buffer, weight = np.empty(ROW, np.float32), np.empty(ROW, np.float32)
-    fill(weight, ONE)
-    row = start // positions
-    position = start - row * positions
-    while start < stop:
-        step = min(positions - position, ROW, stop - start)
-        image, channel, here = row // channels, row % channels, slice(position, position + step)
-        x = masks.prediction[image, channel, here]
-        g = label_row(buffer[:step], masks, image, channel, here)
-        weigh_row(weight[:step], masks, image, channel, here)
-        set_activation(p[:step], q[:step], x)
-        add_row(sums[row - first], x, p[:step], q[:step], g, weight[:step])
-        start += step
-        position += step
-        if position == positions:
-            position = 0
-            row += 1
-
-
-def write_elements(
-    masks: Masks, coefficients: np.ndarray, gradient: np.ndarray, start: int, stop: int
-) -> int:
-    """Writes the gradient from start to stop; returns how many elements are not finite."""
-    channels, positions = masks.prediction.shape[1:]
-    p, q = np.empty(ROW, np.float32), np.empty(ROW, np.float32)
-    buffer, weight = np.empty(ROW, np.float32), np.empty(ROW, np.float32)
-    fill(weight, ONE)
-    result = 0
-    row = start // positions
-    position = start - row * positions
-    while start < stop:
-        step = min(positions - position, ROW, stop - start)
-        image, channel, here = row // channels, row % channels, slice(position, position + step)
-        g = label_row(buffer[:step], masks, image, channel, here)
-        weigh_row(weight[:step], masks, image, channel, here)
-        set_activation(p[:step], q[:step], masks.prediction[image, channel, here])
-        out = gradient[image, channel, here]
-        own = coefficients[min(image, coefficients.shape[0] - 1), channel]
-        write_row(out, p[:step], q[:step], g, weight[:step], own)
-        result += count_not_finite(out)
-        start += step
-        position += step
-        if position == positions:
-            position = 0
-            row += 1
-    return result
-
-
-def sum_softmax(masks: Masks, sums: np.ndarray, first: int, start: int, stop: int) -> None:
+def sum_positions(masks: Masks, sums: np.ndarray, first: int, start: int, stop: int) -> None:
     """Adds up the positions from start to stop; sums (images from the first one on, C, 3)."""
     channels, positions = masks.prediction.shape[1:]
-    most = max(1, min(ROW, BLOCK // channels))
-    e, q = np.empty(most * channels, np.float32), np.empty(most, np.float32)
-    largest, top = np.empty(most, np.float32), np.empty(most, np.float32)
-    rest, valid = np.empty(most, np.float32), np.empty(most, np.float32)
-    buffer, weight = np.empty(most, np.float32), np.empty(most, np.float32)
+    stretch = new_stretch(channels)
     while start < stop:
         image, position = start // positions, start % positions
-        step = min(most, stop - start, positions - position)
-        here = slice(position, position + step)
-        exponentials(
-            e[: channels * step],
-            largest[:step],
-            top[:step],
-            rest[:step],
-            masks.prediction,
-            image,
-            here,
-        )
-        mark_valid(valid[:step], masks, image, here)
+        here = slice(position, min(position + stretch.q.size, position + stop - start, positions))
+        begin(stretch, masks, image, here)
         for channel in range(channels):
-            x = masks.prediction[image, channel, here]
-            p = e[channel * step : (channel + 1) * step]
-            set_probabilities(p, q[:step], rest[:step], top[:step], np.float32(channel))
-            g = label_row(buffer[:step], masks, image, channel, here)
-            weigh_valid(weight[:step], valid[:step], masks, image, channel, here)
-            add_row(sums[image - first, channel], x, p, q[:step], g, weight[:step])
-        start += step
+            p, q, g, weight = class_of_stretch(stretch, masks, image, channel, here)
+            own = sums[image - first, channel]
+            add_rows(own, masks.prediction[image, channel, here], p, q, g, weight)
+        start += here.stop - here.start
 
 
-def write_softmax(
+def write_positions(
     masks: Masks, coefficients: np.ndarray, gradient: np.ndarray, start: int, stop: int
 ) -> int:
     """Writes the gradient from start to stop; returns how many elements are not finite."""
     channels, positions = masks.prediction.shape[1:]
-    most = max(1, min(ROW, BLOCK // channels))
-    e, q = np.empty(most * channels, np.float32), np.empty(most, np.float32)
-    largest, top = np.empty(most, np.float32), np.empty(most, np.float32)
-    rest, valid = np.empty(most, np.float32), np.empty(most, np.float32)
-    buffer, weight = np.empty(most, np.float32), np.empty(most, np.float32)
+    stretch = new_stretch(channels)
     result = 0
     while start < stop:
         image, position = start // positions, start % positions
-        step = min(most, stop - start, positions - position)
-        here = slice(position, position + step)
+        here = slice(position, min(position + stretch.q.size, position + stop - start, positions))
+        begin(stretch, masks, image, here)
+        for channel in range(channels):
+            p, q, g, weight = class_of_stretch(stretch, masks, image, channel, here)
+            own = coefficients[min(image, coefficients.shape[0] - 1), channel]
+            write_row(gradient[image, channel, here], p, q, g, weight, own)
+        if is_softmax:
+            end(stretch, gradient, image, here)
+        for channel in range(channels):
+            result += count_not_finite(gradient[image, channel, here])
+        start += here.stop - here.start
+    return result
+
+
+def new_stretch(channels: int) -> Stretch:
+    """Memory for the longest stretch."""
+    size = max(1, min(STRETCH, BLOCK // channels))
+    return Stretch(
+        np.empty(size * channels, np.float32),
+        np.empty(size, np.float32),
+        np.empty(size, np.float32),
+        np.empty(size, np.float32),
+        np.empty(size, np.float32),
+        np.empty(size, np.float32),
+        np.empty(size, np.float32),
+        np.empty(size, np.float32),
+    )
+
+
+def begin(stretch: Stretch, masks: Masks, image: int, here: slice) -> None:
+    """Sets what all classes of a softmax have in common."""
+    if is_softmax:
+        size = here.stop - here.start
         exponentials(
-            e[: channels * step],
-            largest[:step],
-            top[:step],
-            rest[:step],
+            stretch.p,
+            stretch.largest[:size],
+            stretch.top[:size],
+            stretch.rest[:size],
             masks.prediction,
             image,
             here,
         )
-        mark_valid(valid[:step], masks, image, here)
-        for channel in range(channels):
-            p = e[channel * step : (channel + 1) * step]
-            set_probabilities(p, q[:step], rest[:step], top[:step], np.float32(channel))
-            g = label_row(buffer[:step], masks, image, channel, here)
-            weigh_valid(weight[:step], valid[:step], masks, image, channel, here)
-            own = coefficients[min(image, coefficients.shape[0] - 1), channel]
-            write_row(gradient[image, channel, here], p, q[:step], g, weight[:step], own)
-        take_through_softmax(
-            gradient, e[: channels * step], top[:step], largest[:step], rest[:step], image, here
-        )
-        for channel in range(channels):
-            result += count_not_finite(gradient[image, channel, here])
-        start += step
-    return result
+        mark_valid(stretch.valid[:size], masks, image, here)
 
 
-def label_row(
-    buffer: np.ndarray, masks: Masks, image: int, channel: int, here: slice
-) -> np.ndarray:
-    """The labels of a row of one channel, as fractions."""
+def end(stretch: Stretch, gradient: np.ndarray, image: int, here: slice) -> None:
+    """Makes of the gradient to the probabilities of a softmax that to the scores."""
+    size = here.stop - here.start
+    top, of_top, mean = stretch.top[:size], stretch.largest[:size], stretch.rest[:size]
+    take_through_softmax(gradient, stretch.p, top, of_top, mean, image, here)
+
+
+def class_of_stretch(
+    stretch: Stretch, masks: Masks, image: int, channel: int, here: slice
+) -> Tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    """The probabilities of a class and of all others, the labels, and the weights."""
+    size = here.stop - here.start
+    p, q = stretch.p[channel * size : (channel + 1) * size], stretch.q[:size]
+    if is_softmax:
+        set_probabilities(p, q, stretch.rest[:size], stretch.top[:size], np.float32(channel))
+    else:
+        set_activation(p, q, masks.prediction[image, channel, here])
     labels = masks.label[image, min(channel, masks.label.shape[1] - 1), here]
+    g, weight = labels, stretch.weight[:size]
     if masks.label.shape[1] != masks.prediction.shape[1]:
-        mark_class(buffer, labels, np.float32(channel))
-        labels = buffer
-    return labels
+        g = stretch.label[:size]
+        mark_class(g, labels, np.float32(channel))
+    if is_softmax:
+        copy(weight, stretch.valid[:size], ONE)
+    else:
+        fill(weight, ONE)
+        if masks.ignore_label == masks.ignore_label:
+            ignore(weight, labels, masks.ignore_label)
+    if masks.weight.size:
+        multiply(weight, masks.weight[image, min(channel, masks.weight.shape[1] - 1), here])
+    return p, q, g, weight
 
 
 def mark_class(row: np.ndarray, labels: np.ndarray, number: Any) -> None:
     """Sets to 1 where a label is the number of the class, to 0 elsewhere."""
     for i in range(row.size):
         row[i] = where(labels[i] == number, ONE, ZERO)
-
-
-def weigh_row(weight: np.ndarray, masks: Masks, image: int, channel: int, here: slice) -> None:
-    """Sets the weights of a row of one channel; all are 1 unless the masks say otherwise."""
-    has_ignored = masks.ignore_label == masks.ignore_label
-    if has_ignored or masks.weight.size:
-        fill(weight, ONE)
-    if has_ignored:
-        labels = masks.label[image, min(channel, masks.label.shape[1] - 1), here]
-        ignore(weight, labels, masks.ignore_label)
-    if masks.weight.size:
-        multiply(weight, masks.weight[image, min(channel, masks.weight.shape[1] - 1), here])
 
 
 def mark_valid(valid: np.ndarray, masks: Masks, image: int, here: slice) -> None:
@@ -436,23 +376,13 @@ def mark_valid(valid: np.ndarray, masks: Masks, image: int, here: slice) -> None
             ignore(valid, masks.label[image, channel, here], masks.ignore_label)
 
 
-def weigh_valid(
-    weight: np.ndarray, valid: np.ndarray, masks: Masks, image: int, channel: int, here: slice
-) -> None:
-    """Sets the weights of a row of one channel, 0 where positions are not valid."""
-    fill(weight, ONE)
-    multiply(weight, valid)
-    if masks.weight.size:
-        multiply(weight, masks.weight[image, min(channel, masks.weight.shape[1] - 1), here])
-
-
 def set_activation(p: np.ndarray, q: np.ndarray, x: np.ndarray) -> None:
     """Sets the probabilities of a class, and of all others."""
     for i in range(x.size):
         p[i], q[i] = activate(x[i])
 
 
-def add_row(
+def add_rows(
     sums: np.ndarray,
     x: np.ndarray,
     p: np.ndarray,
@@ -460,18 +390,25 @@ def add_row(
     g: np.ndarray,
     weight: np.ndarray,
 ) -> None:
-    """Adds a row's sums, taken in float32, to those in float64; NaN where x is not finite."""
+    """Adds the sums of rows to those in float64; NaN where x is not finite."""
+    if count_not_finite(x):
+        sums[0] = np.nan
+    for first in range(0, x.size, ROW):
+        row = slice(first, first + ROW)
+        own = sums_of_row(p[row], q[row], g[row], weight[row])
+        for i in range(3):
+            sums[i] += own[i]
+
+
+def sums_of_row(p: np.ndarray, q: np.ndarray, g: np.ndarray, weight: np.ndarray) -> Any:
+    """The three sums of a row, in float32."""
     true_positives = false_positives = false_negatives = ZERO
-    for i in range(x.size):
+    for i in range(p.size):
         true_positive, false_positive, false_negative = formula(p[i], q[i], g[i])
         true_positives = add(true_positives, weight[i] * true_positive)
         false_positives = add(false_positives, weight[i] * false_positive)
         false_negatives = add(false_negatives, weight[i] * false_negative)
-    if count_not_finite(x):
-        sums[0] = np.nan
-    sums[0] += true_positives
-    sums[1] += false_positives
-    sums[2] += false_negatives
+    return true_positives, false_positives, false_negatives
 
 
 def write_row(

@@ -9,8 +9,8 @@ Index = Tuple[slice, slice, slice]
 
 # Elements in a row, which compiled loops sum in float32; rows are summed in float64.
 ROW = 256
-# Elements whose weights a compiled loop works out before it runs the formula.
-STRETCH = 8 * ROW
+# Elements or positions that compiled loops work on together, row by row.
+STRETCH = 4 * ROW
 # Elements in a part: a thread takes about as long to wake as to work on one of a cheap loss.
 PART = 512 * ROW
 # Elements in a block of NumPy's: its temporaries fit the second-level cache.

@@ -82,13 +82,13 @@ def run_blocks(formula: Formula, blobs: Blobs, weights: Weights, kind: Any = np.
     def run_block(index: Index) -> float:
         x, t = (array[index].astype(kind, copy=False) for array in blobs[:2])
         with np.errstate(all="ignore"):  # it holds for one thread alone
-            weight = weight_of_block(weights, t, index).astype(kind, copy=False)
+            weight = weight_of_block(weights, t, index, kind)
             parameter = part_of(parameters, index)
             if blobs.parameter_factor.size:
                 parameter = parameter * part_of(blobs.parameter_factor, index)
             value, gradient = weighted(of_three, x, t, parameter, weight, kind(blobs.loss_weight))
-        store(blobs, index, gradient)
-        return float(value.sum(dtype=np.float64))
+            store(blobs, index, gradient)
+            return float(value.sum(dtype=np.float64))
 
     return total(for_each_part(run_block, blocks(blobs.prediction.shape)))
 
@@ -107,17 +107,17 @@ def part_of(operand: np.ndarray, index: Index) -> np.ndarray:
     return operand[tuple(part if size > 1 else slice(1) for part, size in parts)]
 
 
-def weight_of_block(weights: Weights, target: np.ndarray, index: Index) -> np.ndarray:
+def weight_of_block(weights: Weights, target: np.ndarray, index: Index, kind: Any) -> np.ndarray:
     """What the elements of a block weigh; it broadcasts to the block."""
-    weight = part_of(weights.positive[:, :, np.newaxis], index)
+    weight = part_of(weights.positive[:, :, np.newaxis], index).astype(kind)
     if weights.mask.size:
-        negative = part_of(weights.negative[:, :, np.newaxis], index)
+        negative = part_of(weights.negative[:, :, np.newaxis], index).astype(kind)
         mask = part_of(weights.mask, index)
         if weights.any_channel:
             mask = np.any(weights.mask[index[0], :, index[2]] != 0, axis=1, keepdims=True)
-        weight = np.where(mask > 0, weight, np.where(mask == 0, negative, ZERO))
+        weight = weight * (mask > 0) + negative * (mask == 0)
     if not np.isnan(weights.ignore_label):
-        weight = np.where(target == weights.ignore_label, ZERO, weight)
+        weight = weight * (target != weights.ignore_label)
     if weights.of_element.size:
         weight = weight * part_of(weights.of_element, index)
     return weight
@@ -214,7 +214,7 @@ def run_rows(blobs: Blobs, weights: Weights, start: int, stop: int) -> float:
     parameter, weight = np.empty(STRETCH, np.float32), np.empty(STRETCH, np.float32)
     unwanted = np.empty(STRETCH, np.float32)
     fill(parameter, blobs.parameter[0])
-    fill(weight, weights.positive[0, 0])
+    fill(weight, np.float32(weights.positive[0, 0]))
     elements_differ = differ(weights) or blobs.parameter.size + blobs.parameter_factor.size > 1
     result = 0.0
     for first in range(start, stop, STRETCH):
@@ -319,4 +319,4 @@ def table_of(weights: Weights, image: int, channel: int) -> Tuple[Any, Any]:
     """What the positive and the negative class of an image and channel weigh."""
     images, channels = weights.positive.shape
     row, column = min(image, images - 1), min(channel, channels - 1)
-    return weights.positive[row, column], weights.negative[row, column]
+    return np.float32(weights.positive[row, column]), np.float32(weights.negative[row, column])

@@ -484,6 +484,10 @@ def test_ranks_that_fail_alike_give_one_message():
     [
         ("import os; os.kill(os.getpid(), 2)", "KeyboardInterrupt"),
         ("sys.exit('no images')", "SystemExit: its script ended with status 'no images'"),
+        (
+            "raise SystemExit(3)",
+            "its script ended, as by sys.exit or with fewer steps, while other ranks go on",
+        ),
         ("break", "its script ended, as by sys.exit or with fewer steps, while other ranks go on"),
         ("time.sleep(60)", "the other ranks have waited 1 seconds (the timeout) for it; it hangs"),
     ],

@@ -526,6 +526,24 @@ class WeakClass(Loss):
         return weights * x**2 / 2, weights * x
 
 
+class BalancedClasses(Loss):
+    """Positions weigh one over the count of their class in the batch."""
+
+    def pointwise(self, x, t):
+        _, classes, counts = np.unique(t, return_inverse=True, return_counts=True)
+        weights = (1 / counts)[classes].reshape(t.shape)
+        return weights * x**2 / 2, weights * x
+
+
+class NeedsAllClasses(BalancedClasses):
+    """Takes no batch that lacks one of the classes 0 to 4."""
+
+    def pointwise(self, x, t):
+        if set(t.ravel()) != set(range(5)):
+            raise ValueError("a class is missing")
+        return super().pointwise(x, t)
+
+
 class RefusesLabels(AbsoluteError):
     """As Caffe's losses do for labels."""
 

@@ -12,8 +12,10 @@ import pytest
 from caffe import layers as L
 
 from caffe_losses.gradient_check import assert_gradients, check_gradients, main
+from caffe_losses.gradient_check.layer_function import LayerFunction
 from caffe_losses.gradient_check.measurement import derivative, noise_level
-from caffe_losses.gradient_check.nets import net_of, python_layer_net
+from caffe_losses.gradient_check.nets import fill_inputs, net_of, python_layer_net
+from caffe_losses.gradient_check.probes import other_bottoms
 
 SHAPE = (2, 3, 4, 4)
 MASKED = {"bottom0": "normal", "bottom1": "normal", "bottom2": "binary"}
@@ -173,6 +175,11 @@ def test_a_wrong_gradient_is_found_among_kinks():
     report = check_gradients(net(spec), {"x": "normal", "t": "normal"})
     wrong = [(row.layer, row.blob) for row in report.rows if row.verdict == "WRONG"]
     assert wrong == [("loss", "ip"), ("loss", "t")]
+
+
+def test_a_few_elements_away_from_kinks_do_not_make_the_others_right():
+    report = check_gradients(relu_at([1.0] + [1e-9] * 29))
+    assert report.exit_status == 2
 
 
 def test_a_function_without_a_derivative_cannot_be_told():
@@ -443,6 +450,34 @@ def test_backward_may_refuse_labels():
     assert rows(assert_gradients(checked, inputs))["bottom1"].verdict == "skipped"
 
 
+@pytest.mark.parametrize("layer", ["BalancedClasses", "NeedsAllClasses"])
+def test_classes_that_another_batch_lacks_are_no_fault(layer):
+    checked = python_layer_net("faulty_layers", layer, [(5, 3), (5, 1)])
+    inputs = {"bottom0": "normal", "bottom1": np.arange(5).reshape(5, 1)}
+    assert_gradients(checked, inputs)
+    fill_inputs(checked, inputs, seed=0)
+    other = other_bottoms(LayerFunction(checked, layer, seed=1701))
+    classes = set(other["bottom1"].ravel())
+    assert (classes == set(range(5))) is (layer == "NeedsAllClasses")
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_a_stale_normaliser_is_found_with_every_seed(seed):
+    """Another batch has other sums, however few positions its mask has."""
+    report = check_gradients(
+        masked_net("StaleNormaliser", (2, 1, 3, 3)), MASKED, only=["bottom0"], seed=seed
+    )
+    assert "stale" in str(report)
+
+
+def test_a_stale_gradient_of_a_single_row_is_found():
+    report = check_gradients(
+        python_layer_net("faulty_layers", "Stale", [(1, 5)] * 2),
+        {"bottom0": "normal", "bottom1": "normal"},
+    )
+    assert "stale: it is the gradient of the previous bottoms" in str(report)
+
+
 def test_a_gradient_that_forward_leaves_in_the_diff_is_no_fault():
     checked = python_layer_net("faulty_layers", "GradientInForward", [(3, 5)] * 2, loss_weight=0.5)
     assert_gradients(checked, {"bottom0": "normal", "bottom1": "normal"})
@@ -563,6 +598,29 @@ def test_a_net_without_force_backward_is_checked_where_it_has_gradients():
         "ip": "ok",
         "t": "skipped",
     }
+
+
+@pytest.mark.parametrize("lr_mult, verdict", [(0, "skipped"), (1, "WRONG")])
+def test_a_python_layer_owes_no_gradient_to_a_parameter_that_is_not_trained(lr_mult, verdict):
+    spec = caffe.NetSpec()
+    spec.x = an_input(*SHAPE)
+    spec.shift = L.Python(
+        spec.x,
+        module="faulty_layers",
+        layer="ShiftWithoutParameterGradient",
+        param={"lr_mult": lr_mult},
+    )
+    found = rows(check_gradients(net(spec), {"x": "normal"}))
+    assert (found["x"].verdict, found["shift[0]"].verdict) == ("ok", verdict)
+
+
+def test_a_trained_parameter_whose_gradient_is_zero_is_checked():
+    spec = caffe.NetSpec()
+    spec.x, spec.t = an_input(4, 3), an_input(4, 2)
+    spec.ip = L.InnerProduct(spec.x, num_output=2, **WEIGHTS)
+    spec.loss = L.EuclideanLoss(spec.ip, spec.t)
+    report = assert_gradients(net(spec), {"x": np.zeros((4, 3)), "t": "normal"})
+    assert rows(report)["ip[0]"].verdict == "ok"
 
 
 def test_python_layers_can_be_checked_alone():

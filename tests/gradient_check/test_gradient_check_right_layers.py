@@ -13,8 +13,11 @@ from caffe import layers as L
 from caffe import params as P
 
 from caffe_losses.gradient_check import check_gradients
-from caffe_losses.gradient_check.nets import net_of
-from examples.edges.net import train_net
+from caffe_losses.gradient_check.nets import load_net, net_of
+from examples.edges import net as edges
+from examples.rare_class import net as rare_class
+from examples.skeleton_flux import net as skeleton_flux
+from support.processes import ROOT
 
 SEEDS = int(os.environ.get("FUZZ_SEEDS", "1"))
 IMAGE = (2, 3, 6, 7)
@@ -212,16 +215,56 @@ def test_layers_with_many_kinks_pass(name, seed):
     assert report.exit_status in ((0, 2) if name.endswith("large") else (0,)), str(report)
 
 
-def test_the_net_of_an_example_passes_as_it_is(tmp_path):
-    """Its kinks are ReLUs' and MAX pooling's, after which whole windows tie at 0."""
-    random = np.random.RandomState(0)
-    with h5py.File(str(tmp_path / "train.h5"), "w") as file:
-        file["image"] = random.normal(size=(4, 1, 32, 32)).astype(np.float32)
-        file["edge"] = (random.rand(4, 1, 32, 32) < 0.1).astype(np.float32)
-    (tmp_path / "train.txt").write_text(f"{tmp_path}/train.h5\n")
-    net = net_of(train_net(str(tmp_path / "train.txt"), balance="batch").to_proto())
-    report = check_gradients(net, samples=8)
+def verdicts_of(net, inputs=None, **options):
+    report = check_gradients(net, inputs, **options)
     assert report.passed, str(report)
-    verdicts = {(row.layer, row.blob): row.verdict for row in report.rows}
+    return {(row.layer, row.blob): row.verdict for row in report.rows}
+
+
+@pytest.fixture
+def source(tmp_path):
+    """Writes blobs of these shapes to the HDF5 file of an example."""
+
+    def source(**shapes):
+        random = np.random.RandomState(0)
+        with h5py.File(str(tmp_path / "train.h5"), "w") as file:
+            for name, shape in shapes.items():
+                is_binary = name in ("edge", "label", "dilmask")
+                values = random.rand(*shape) < 0.1 if is_binary else random.normal(size=shape)
+                file[name] = values.astype(np.float32)
+        (tmp_path / "train.txt").write_text(f"{tmp_path}/train.h5\n")
+        return str(tmp_path / "train.txt")
+
+    return source
+
+
+def test_the_net_of_edges_passes_as_it_is(source):
+    """Its kinks are ReLUs' and MAX pooling's, after which whole windows tie at 0."""
+    data = source(image=(4, 1, 32, 32), edge=(4, 1, 32, 32))
+    verdicts = verdicts_of(net_of(edges.train_net(data, balance="batch").to_proto()), samples=8)
     for checked in ("pool3", "conv2b"), ("relu3b", "conv3b"), ("fused_loss", "fused"):
         assert verdicts[checked] == "ok"
+
+
+def test_the_net_of_rare_class_passes_as_it_is(source):
+    data = source(data=(100, 1, 28, 28), label=(100, 10))
+    verdicts = verdicts_of(net_of(rare_class.train_net(data, cls_weight=10).to_proto()), samples=4)
+    for checked in ("pool2", "conv2"), ("relu2", "pool2"), ("score", "hidden"), ("loss", "score"):
+        assert verdicts[checked] == "ok"
+
+
+def test_the_end_of_the_net_of_skeleton_flux_passes(source):
+    """From where it has full size again; the layers before are of the same kinds."""
+    data = source(image=(16, 1, 64, 64), flux=(16, 2, 64, 64), dilmask=(16, 1, 64, 64))
+    net = net_of(skeleton_flux.train_net(data, balance="image").to_proto())
+    checked = ["half_joined_relu", "prediction", "loss"]
+    verdicts = verdicts_of(net, only=checked, samples=8)
+    assert verdicts["half_joined_relu", "half_joined"] == verdicts["loss", "prediction"] == "ok"
+
+
+def test_the_losses_of_hed_pass():
+    net = load_net(str(ROOT / "prototxt" / "hed.prototxt"))
+    inputs = {"data": "normal", "label": "binary"}
+    verdicts = verdicts_of(net, inputs, only_python=True, samples=16)
+    for side in ("side1", "side2", "side3", "side4", "side5", "fused"):
+        assert verdicts[f"{side}_loss", side] == "ok"

@@ -95,8 +95,7 @@ def huber_weights(
     if normalization != "WEIGHT":
         return w / divisor(normalization, len(w), w.size, w.size)
     total = len(w) * w.sum(axis=(1, 2), keepdims=True)
-    # What float32 cannot divide by weighs nothing.
-    return np.where(total < np.finfo(np.float32).tiny, 0, w / np.where(total > 0, total, 1))
+    return w / np.where(total > 0, total, 1)
 
 
 def smooth_l1(
@@ -213,8 +212,8 @@ def dice(
         D = of_group(u * p**k) + of_group(u * g**k) + smooth
         # 1 - S without the difference of numbers that are nearly equal.
         errors = (p * (1 - g) - q * g) ** 2 if squared else p * (1 - g) + q * g
-        L = quotient(of_group(u * errors), D)
-        return L, quotient(-u * (2 * g - (1 - L) * k * p ** (k - 1)), D)
+        L, S = quotient(of_group(u * errors), D), quotient(2 * of_group(u * p * g) + smooth, D)
+        return L, quotient(-u * (2 * g - S * k * p ** (k - 1)), D)
 
     return mean_over_groups(of_groups, prediction, label, weight, **settings)
 
@@ -237,7 +236,7 @@ def tversky(
         TP, FP, FN = of_group(u * p * g), of_group(u * p * (1 - g)), of_group(u * q * g)
         D = TP + alpha * FP + beta * FN + smooth
         distance = quotient(alpha * FP + beta * FN, D)
-        T = 1 - distance
+        T = quotient(TP + smooth, D)
         L, slope = bounded_power(distance, gamma)
         dT = quotient(g * (distance + T * beta) - T * alpha * (1 - g), D)
         return L, -slope * u * dT

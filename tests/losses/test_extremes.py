@@ -1,0 +1,111 @@
+"""Weights and loss weights at both ends of float32: the right number, or an error beyond them.
+
+What `LossLayer` promises of products: parameters, loss weights and element weights may be any
+float32. Where the gradient and the loss are in range, they are right, whatever the products in
+between are.
+"""
+
+import random
+
+import numpy as np
+import pytest
+
+from support import tolerance
+from support.layers import ROWS, draw, expected, layer_of, name_of
+from support.nets import loss_and_gradients, loss_net
+from support.parameters import FLOAT32_MAX
+
+SHAPE = (2, 3, 4, 5)
+SMALLEST = float(np.finfo(np.float32).tiny)
+# Parameters that elements are multiplied with.
+FACTORS = ("cls_weight", "class_weight", "alpha", "beta", "delta")
+# Beyond these numbers all is computed in float64; up to them what is lost below the smallest
+# normal number may be multiplied with them.
+ORDINARY = 2.0**40
+NOTHING_CANCELS = (
+    tolerance.of_answer,
+    tolerance.of_huber,
+    tolerance.of_smooth_l1,
+    tolerance.of_focal,
+    tolerance.of_softmax_focal,
+    tolerance.of_sums,
+    tolerance.of_ohem,
+)
+
+
+def power_of_ten(choose, lowest, highest):
+    return float(np.float32(10 ** choose.uniform(lowest, highest)))
+
+
+def scaled(parameter, value, factor):
+    """A parameter's value times a factor; as it is where the parameter may not have that."""
+    numbers = np.clip(np.multiply(value, factor), -3e38, 3e38).tolist()
+    return numbers if parameter.allows(numbers) else value
+
+
+def extreme_row(row, choose):
+    """A row with parameters at the ends of float32."""
+    parameters = dict(row.parameters)
+    for key in FACTORS:
+        if key in row.layer.parameters and choose.random() < 0.7:
+            value = parameters.get(key, row.layer.parameters[key].examples[0])
+            if value is not None:
+                factor = power_of_ten(choose, -37, 38)
+                parameters[key] = scaled(row.layer.parameters[key], value, factor)
+    return row._replace(parameters=parameters)
+
+
+def extreme_inputs(row, choose, seed):
+    """Bottoms with element weights at the ends of float32."""
+    inputs = draw(row, SHAPE, seed)
+    for name in inputs:
+        if "weight" in name and inputs[name].min() >= 0 and choose.random() < 0.7:
+            inputs[name] *= np.float32(power_of_ten(choose, -37, 38) / 2)
+    return inputs
+
+
+def suitable_loss_weight(choose, gradients):
+    """A loss weight for which the largest gradient is at neither end, where there is one."""
+    largest = max(np.abs(gradient).max() for gradient in gradients.values())
+    wanted = power_of_ten(choose, -30, 38.5) / (largest or 1)
+    size = min(max(wanted, 1e-38), 3e38)
+    return float(np.float32(choose.choice([-1, 1]) * size))
+
+
+def allowed_error(gradient, row, loss_weight):
+    """How far from the formula a gradient may be."""
+    values = [np.abs(row.parameters[key]).max() for key in FACTORS if row.parameters.get(key)]
+    factors = [max(1, abs(loss_weight)), *(max(1, value) for value in values)]
+    lost = SMALLEST * (np.prod(factors) if max(factors) < ORDINARY else 1)
+    cancels = row.layer.tolerance not in NOTHING_CANCELS
+    return 1e-5 * np.abs(gradient) + 2e-6 * cancels * np.abs(gradient).max() + 30 * lost
+
+
+def is_in_range(numbers):
+    return bool(np.all(np.abs(numbers) <= FLOAT32_MAX))
+
+
+@pytest.mark.parametrize("row", ROWS, ids=name_of)
+def test_products_in_between_leave_float32_and_the_result_does_not(row):
+    choose = random.Random(name_of(row))
+    answers = 0
+    for seed in range(12):
+        extreme = extreme_row(row, choose)
+        inputs = extreme_inputs(extreme, choose, seed)
+        with np.errstate(all="ignore"):
+            loss, gradients = expected(extreme, inputs)
+            loss_weight = suitable_loss_weight(choose, gradients)
+            correct = {name: loss_weight * gradient for name, gradient in gradients.items()}
+        net = loss_net(layer_of(extreme, loss_weight=repr(loss_weight)), inputs)
+        if not is_in_range(loss) or not all(map(is_in_range, correct.values())):
+            with pytest.raises(FloatingPointError, match=f"{row.layer}: .* overflows float32"):
+                loss_and_gradients(net)
+            continue
+        answers += 1
+        found, found_gradients = loss_and_gradients(net)
+        assert abs(found - loss) <= 1e-5 * abs(loss) + 100 * SMALLEST, (extreme.parameters, loss)
+        for name, gradient in found_gradients.items():
+            error = np.abs(gradient - correct[name])
+            allowed = allowed_error(correct[name], extreme, loss_weight)
+            assert (error <= allowed).all(), (extreme.parameters, loss_weight, name)
+    assert answers
