@@ -11,11 +11,18 @@ import numpy as np
 import pytest
 
 from support import tolerance
-from support.layers import ROWS, draw, expected, layer_of, name_of
+from support.layers import LAYERS, ROWS, draw, expected, layer_of, name_of, row_with
 from support.nets import loss_and_gradients, loss_net
 from support.parameters import FLOAT32_MAX
 
 SHAPE = (2, 3, 4, 5)
+DIVIDED_BY_THEIR_WEIGHTS = [
+    row_with(layer, normalization="WEIGHT")
+    for layer in LAYERS
+    if "normalization" in layer.parameters
+    and layer.parameters["normalization"].allows("WEIGHT")
+    and [bottom.name for bottom in layer.bottoms][0::2] == ["score", "weight"]
+]
 SMALLEST = float(np.finfo(np.float32).tiny)
 # Parameters that elements are multiplied with.
 FACTORS = ("cls_weight", "class_weight", "alpha", "beta", "delta")
@@ -77,7 +84,7 @@ def allowed_error(gradient, row, loss_weight):
     values = [np.abs(row.parameters[key]).max() for key in FACTORS if row.parameters.get(key)]
     factors = [max(1, abs(loss_weight)), *(max(1, value) for value in values)]
     lost = SMALLEST * (np.prod(factors) if max(factors) < ORDINARY else 1)
-    cancels = row.layer.tolerance not in NOTHING_CANCELS
+    cancels = row.layer.tolerance not in NOTHING_CANCELS or "label_smoothing" in row.parameters
     return 1e-5 * np.abs(gradient) + 2e-6 * cancels * np.abs(gradient).max() + 30 * lost
 
 
@@ -109,3 +116,15 @@ def test_products_in_between_leave_float32_and_the_result_does_not(row):
             allowed = allowed_error(correct[name], extreme, loss_weight)
             assert (error <= allowed).all(), (extreme.parameters, loss_weight, name)
     assert answers
+
+
+@pytest.mark.parametrize("size", [1e-44, 1e-38, 1e38])
+@pytest.mark.parametrize("row", DIVIDED_BY_THEIR_WEIGHTS, ids=name_of)
+def test_the_size_of_weights_does_not_matter_where_their_sum_divides(row, size):
+    inputs = draw(row, SHAPE)
+    answers = []
+    for each in (1, size):
+        inputs["weight"][...] = each
+        answers.append(loss_and_gradients(loss_net(layer_of(row), inputs)))
+    np.testing.assert_allclose(answers[0][0], answers[1][0], rtol=2e-6)
+    np.testing.assert_allclose(answers[0][1]["score"], answers[1][1]["score"], rtol=1e-5)
