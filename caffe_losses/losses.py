@@ -31,7 +31,7 @@ from caffe_losses.checks import (
     require_same_shape,
 )
 from caffe_losses.loops.counting import Counts, count
-from caffe_losses.loss import Evaluation, Weightless, loss
+from caffe_losses.loss import Evaluation, Weightless, is_extreme, loss
 from caffe_losses.overlap_losses import dice, lovasz_hinge, lovasz_softmax, tversky
 from caffe_losses.parameters import (
     CHECK_LABELS,
@@ -415,15 +415,24 @@ def sigmoid_focal(
     of_positive, of_negative = (1, 1) if alpha is None else (alpha, 1 - alpha)
     of_element = positions_of(weight, score.shape)
     weights = of_classes(of_positive, of_negative, layout, of_element, ignore_label)
-    total = 0.0
-    if normalization == "WEIGHT":
-        total = Evaluation(evaluation.name).pointwise(formulas.unit, layout, layout, weights)
-        evaluation.allow_for(total)
+    total = sum_of(weights, layout) if normalization == "WEIGHT" else 0
     means = evaluation.mean_over_ranks(
         batch_size(score), label.size, positive + negative, positive, total
     )
-    weights = divided(weights, normalizer(normalization, *means))
+    divisor = normalizer(normalization, *means)
+    if normalization == "WEIGHT":
+        evaluation.allow_for(divisor)
+    weights = divided(weights, divisor)
     return evaluation.pointwise(formulas.sigmoid_focal, score, label, weights, [gamma])
+
+
+def sum_of(weights: Weights, label: np.ndarray) -> float:
+    """The sum of what all elements weigh; in float64 where float32 has too few digits for it."""
+    total = Evaluation("sum").pointwise(formulas.unit, label, label, weights)
+    if total == 0 or is_extreme(total):
+        in_float64 = Evaluation("sum", has_extremes=True)
+        total = in_float64.pointwise(formulas.unit, label, label, weights)
+    return total
 
 
 def raise_for_not_hard(name: str, label: np.ndarray, ignore_label: Optional[float]) -> None:

@@ -115,9 +115,10 @@ def divisor_of(evaluation: Evaluation, positions: Positions, normalization: str)
     means = evaluation.mean_over_ranks(
         batch, positions.label.size, counts.valid, counts.positive, counts.weight
     )
+    divisor = normalizer(normalization, *means)
     if normalization == "WEIGHT":
-        evaluation.allow_for(counts.weight)
-    return normalizer(normalization, *means)
+        evaluation.allow_for(divisor)
+    return divisor
 
 
 def sum_over(
@@ -219,9 +220,12 @@ def softmax_ohem(
     """
     positions = positions_of(evaluation, None, *bottoms, **settings)
     entropy = np.full_like(positions.label, -1)
-    first = Evaluation(evaluation.name)
     everything = sum_over(
-        first, positions, softmax_cross_entropy, positions.of_class, value=entropy
+        Evaluation(evaluation.name),
+        positions,
+        softmax_cross_entropy,
+        positions.of_class,
+        value=entropy,
     )
     if not math.isfinite(everything):
         return everything

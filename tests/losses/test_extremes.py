@@ -19,6 +19,13 @@ from support.parameters import FLOAT32_MAX
 from support.processes import run
 
 SHAPE = (2, 3, 4, 5)
+DIVIDED_BY_THEIR_WEIGHTS = [
+    row_with(layer, normalization="WEIGHT")
+    for layer in LAYERS
+    if "normalization" in layer.parameters
+    and layer.parameters["normalization"].allows("WEIGHT")
+    and [bottom.name for bottom in layer.bottoms][0::2] == ["score", "weight"]
+]
 SMALLEST = float(np.finfo(np.float32).tiny)
 # Parameters that elements are multiplied with.
 FACTORS = ("cls_weight", "class_weight", "alpha", "beta", "delta")
@@ -80,8 +87,7 @@ def allowed_error(gradient, row, loss_weight):
     values = [np.abs(row.parameters[key]).max() for key in FACTORS if row.parameters.get(key)]
     factors = [max(1, abs(loss_weight)), *(max(1, value) for value in values)]
     lost = SMALLEST * (np.prod(factors) if max(factors) < ORDINARY else 1)
-    is_smoothed = bool(row.parameters.get("label_smoothing"))
-    cancels = is_smoothed or row.layer.tolerance not in NOTHING_CANCELS
+    cancels = row.layer.tolerance not in NOTHING_CANCELS or "label_smoothing" in row.parameters
     return 1e-5 * np.abs(gradient) + 2e-6 * cancels * np.abs(gradient).max() + 30 * lost
 
 
@@ -173,3 +179,15 @@ def test_losses_are_the_same_to_the_bit_whichever_kernel_the_blas_picks():
     assert len(set(of_losses)) == 1
     if platform.machine() == "x86_64":
         assert len(set(of_products)) > 1, "no other kernel was picked"
+
+
+@pytest.mark.parametrize("size", [1e-44, 1e-38, 1e38])
+@pytest.mark.parametrize("row", DIVIDED_BY_THEIR_WEIGHTS, ids=name_of)
+def test_the_size_of_weights_does_not_matter_where_their_sum_divides(row, size):
+    inputs = draw(row, SHAPE)
+    answers = []
+    for each in (1, size):
+        inputs["weight"][...] = each
+        answers.append(loss_and_gradients(loss_net(layer_of(row), inputs)))
+    np.testing.assert_allclose(answers[0][0], answers[1][0], rtol=2e-6)
+    np.testing.assert_allclose(answers[0][1]["score"], answers[1][1]["score"], rtol=1e-5)
