@@ -1,6 +1,6 @@
 """Runs a script in which Ctrl-C is pressed after the third step of a progress bar.
 
-interrupted.py SCRIPT [ARGUMENT...]
+press_ctrl_c.py SCRIPT [ARGUMENT...]
 """
 
 import os
