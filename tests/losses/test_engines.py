@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from caffe_losses import elementary
-from caffe_losses.loops import engine
 from support.processes import ROOT, environment
 
 numba = pytest.importorskip("numba", reason="without Numba there is one engine")
@@ -286,7 +285,3 @@ def test_exp_ends_in_zero_and_passes_nan_on(form):
         found = form(elementary.exp)(numbers)
     assert (found[:5] < SMALLEST_NORMAL).all() and (found[1:5] == 0).all()
     assert np.isnan(found[5]) and found[6] == 1
-
-
-def test_the_engine_of_these_tests_is_the_one_that_was_asked_for():
-    assert engine.name() == (os.environ.get("CAFFE_LOSSES_ENGINE") or "numba")

@@ -1,13 +1,14 @@
 """Every loss, with every parameter, in real Caffe: against the formula, and as Caffe drives it."""
 
 import itertools
+import os
 
 import caffe
 import numpy as np
 import pytest
 
 from caffe_losses import batch_counts
-from caffe_losses.loops import parts
+from caffe_losses.loops import engine, parts
 from support.draws import Draw
 from support.layers import (
     DEFAULTS,
@@ -338,3 +339,10 @@ def test_what_stands_at_ignored_places_changes_nothing(row, name, one: Draw):
     assert changed_loss == pytest.approx(loss, rel=1e-6)
     for differentiable in row.differentiable:
         np.testing.assert_array_equal(changed[differentiable], gradients[differentiable])
+
+
+def test_the_engine_of_these_tests_is_the_one_that_was_asked_for():
+    """It stands last: a loop that fails to compile leaves all others to NumPy."""
+    if not os.environ.get(engine.VARIABLE):
+        pytest.importorskip("numba")
+    assert engine.name() == engine.wanted()
