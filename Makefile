@@ -1,6 +1,6 @@
 # Every target brings what it needs by itself: see tools/with-caffe.
 
-.PHONY: help demo test lint fuzz mutants bench bench-mpi
+.PHONY: help demo test test-numba test-numpy test-others lint fuzz mutants bench bench-mpi
 
 help:
 	@echo "make demo       train a net with WeightedEuclideanLossLayer on real images (2 minutes)"
@@ -14,16 +14,27 @@ help:
 demo:
 	tools/with-caffe python3 examples/skeleton_flux/train.py
 
+# Two at a time; each shows what it has printed when it ends.
 test: lint
-	tools/with-caffe python3 -m pytest tests
-	CAFFE_LOSSES_ENGINE=numpy tools/with-caffe python3 -m pytest tests/losses tests/layers
+	$(MAKE) --no-print-directory -j2 -Otarget test-numba test-others test-numpy
+
+test-numba:
+	tools/with-caffe python3 -m pytest tests/losses tests/layers
+
+test-numpy:
+	CAFFE_LOSSES_ENGINE=numpy tools/with-caffe python3 -m pytest tests/losses tests/layers \
+		--ignore=tests/losses/test_engines.py --ignore=tests/layers/test_parameters.py
+
+test-others:
+	tools/with-caffe python3 -m pytest tests --ignore=tests/losses --ignore=tests/layers
 
 lint:
 	tools/with-caffe tools/lint
 
 fuzz:
-	EVERY_FLOAT=1 FUZZ_CASES=20000 INTERRUPTS=50000 tools/with-caffe python3 -m pytest \
-		tests/losses/test_fuzz.py tests/losses/test_engines.py tests/layers/test_state.py
+	EVERY_FLOAT=1 FUZZ_CASES=20000 INTERRUPTS=50000 SHAPES=20000 tools/with-caffe python3 -m pytest \
+		tests/losses/test_fuzz.py tests/losses/test_engines.py tests/losses/test_softmax.py \
+		tests/layers/test_state.py tests/layers/test_reliability.py
 
 mutants:
 	tools/with-caffe tools/mutants

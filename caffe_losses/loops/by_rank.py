@@ -186,10 +186,8 @@ def pack_block(errors: Errors, block: Block, keys: np.ndarray, positives: np.nda
     packed = keys[: place.size]
     packed[...] = bits
     if groups > 1:
-        group_of_row = np.arange(margin.shape[0] * margin.shape[1], dtype=np.uint64) % np.uint64(
-            groups
-        )
         errors_of_row = np.count_nonzero(is_error, axis=2).ravel()
+        group_of_row = np.arange(errors_of_row.size, dtype=np.uint64) % np.uint64(groups)
         packed |= np.repeat(group_of_row << BITS_OF_MARGIN, errors_of_row)
     packed <<= LONG if groups == 1 else SHORT
     packed |= (place.astype(np.uint64) << BIT) | is_positive.ravel()[place]

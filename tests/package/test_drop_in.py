@@ -211,7 +211,8 @@ def installed(tmp_path_factory):
     target = tmp_path_factory.mktemp("installed")
     source = tmp_path_factory.mktemp("source") / "caffe-losses"
     # pip builds in the source folder: a copy keeps the checkout clean.
-    shutil.copytree(str(ROOT / "caffe_losses"), str(source / "caffe_losses"))
+    ignored = shutil.ignore_patterns("__pycache__")
+    shutil.copytree(str(ROOT / "caffe_losses"), str(source / "caffe_losses"), ignore=ignored)
     for pattern in ("*.py", "*.toml", "*.md", "LICENSE"):
         for path in ROOT.glob(pattern):
             shutil.copy(str(path), str(source))
