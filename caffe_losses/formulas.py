@@ -151,6 +151,15 @@ def softmax_focal(own: Number, others: Number, margin: Number, gamma: Number) ->
     return factor * entropy, shared, -others * shared
 
 
+def smoothing_derivative(e: Number, rest: Number, weight: Number, others: Number) -> Number:
+    """The derivative of sum_k s_k (-ln p_k) with respect to x_c, times the sum of exponentials.
+
+    e is e^(x_c - m) and rest the sum of the others, weight is s_c and others the sum of the other
+    s_k. Nothing cancels where p_c is nearly 1, as it does in p_c sum_k s_k - s_c.
+    """
+    return others * e - weight * rest
+
+
 def identity(x: Number) -> Pair:
     """A prediction that is a probability as it is, and what it lacks of 1."""
     return x, ONE - x

@@ -6,7 +6,7 @@ from typing import Any, Callable, List, NamedTuple, Tuple
 import numpy as np
 
 from caffe_losses.elementary import ONE, ZERO, floor, maximum, where
-from caffe_losses.formulas import exponential_of_difference, log_of_sum
+from caffe_losses.formulas import exponential_of_difference, log_of_sum, smoothing_derivative
 from caffe_losses.loops import engine
 from caffe_losses.loops.parts import BLOCK, PART, ROW, STRETCH, Part, slices, total
 from caffe_losses.loops.rows import add, copy, fill, from_order, multiply, order
@@ -119,24 +119,39 @@ def run_block_of(
     scale = weight * scores.loss_weight
     of_others, of_own = scale * of_others, scale * of_own
     if scores.smooth.size:
-        smooth = scores.smooth.astype(kind)[:, np.newaxis]
-        everything = smooth.sum()
+        smooth, others_of = smooth_of(scores.smooth, kind)
         distances = (smooth * (largest[:, np.newaxis] - x)).sum(axis=1, dtype=np.float64)
-        result = result + unit * (distances + everything * log_of_sum(own, others)).astype(kind)
-        unit = unit * scores.loss_weight
-        of_others = of_others + unit * everything / (own + others)
-        of_own = of_own + unit * everything * own / (own + others)
+        logarithm = (smooth[0] + others_of[0]) * log_of_sum(own, others)
+        result = result + unit * (distances + logarithm).astype(kind)
+        share = unit * scores.loss_weight / (own + others)
+        of_label = smooth[:, 0][own_class], others_of[:, 0][own_class]
+        of_own = of_own + share * smoothing_derivative(own, others, *of_label)
     result = result + (of_others - of_others) + (of_own - of_own)
 
     if scores.value.size:
         scores.value[images, positions] = where(counts, value, NO_CLASS)
     if scores.gradient.size:
-        e *= of_others[:, np.newaxis]
-        e.put(here, of_own)
+        gradient = e * of_others[:, np.newaxis]
         if scores.smooth.size:
-            e -= unit[:, np.newaxis] * smooth
-        scores.gradient[images, :, positions] = e
+            rest = rest_of(e, own, others)
+            gradient += share[:, np.newaxis] * smoothing_derivative(e, rest, smooth, others_of)
+        gradient.put(here, of_own)
+        scores.gradient[images, :, positions] = gradient
     return float(result.sum(dtype=np.float64))
+
+
+def smooth_of(smooth: np.ndarray, kind: Any) -> Tuple[np.ndarray, np.ndarray]:
+    """What -ln p_c weighs for each class c, and for all other classes together, both (K, 1)."""
+    weights = smooth.astype(np.float64)[:, np.newaxis]
+    return weights.astype(kind), (weights.sum() - weights).astype(kind)
+
+
+def rest_of(e: np.ndarray, own: np.ndarray, others: np.ndarray) -> np.ndarray:
+    """The exponentials of all other classes, for each class but the label's, whose e is 0."""
+    is_top = e == ONE
+    smaller = np.where(is_top, ZERO, e).sum(axis=1, dtype=np.float64).astype(e.dtype)
+    of_top = own + smaller + (is_top.sum(axis=1) - 1)
+    return np.where(is_top, of_top[:, np.newaxis], (own + others)[:, np.newaxis] - e)
 
 
 # Numba
@@ -207,8 +222,11 @@ Row = NamedTuple(
         ("sum", np.ndarray),  # that sum, in float64
         ("distance", np.ndarray),  # the sum of smooth[c] (m - x_c), in float64
         ("smooth", np.ndarray),  # what label smoothing adds to the value
-        ("of_all", np.ndarray),  # what it adds to the gradient, for an exponential of 1
-        ("of_all_own", np.ndarray),  # the same for the label's class
+        ("smooth_own", np.ndarray),  # what it adds to the gradient to the label's class
+        ("share", np.ndarray),  # what `smoothing_derivative` is multiplied with
+        ("total", np.ndarray),  # the sum of all e^(x_c - m)
+        ("rest", np.ndarray),  # that without the class of the largest score, if no label's
+        ("ties", np.ndarray),  # how many more classes have that score; all but the label's count
         ("partial", np.ndarray),  # the sum over some channels
         ("unwanted", np.ndarray),  # where a gradient goes that is not wanted
     ],
@@ -222,7 +240,7 @@ def run_positions(scores: Scores, start: int, stop: int) -> float:
     is_transposed = positions == 1 and classes <= FEW_CLASSES
     size = classes * width if is_transposed else 0
     columns, columns_of_gradient = np.empty(size, np.float32), np.empty(size, np.float32)
-    buffers, sums = np.empty((12, STRETCH), np.float32), np.empty((2, STRETCH), np.float64)
+    buffers, sums = np.empty((15, STRETCH), np.float32), np.empty((2, STRETCH), np.float64)
     result, tile = 0.0, scores
     while start < stop:
         # Where there are no positions, the images of a row lie side by side.
@@ -267,7 +285,10 @@ def row_of(buffers: np.ndarray, sums: np.ndarray, size: int) -> Row:
         buffers[8, :size],
         buffers[9, :size],
         buffers[10, :size],
-        buffers[11],
+        buffers[11, :size],
+        buffers[12, :size],
+        buffers[13, :size],
+        buffers[14],
     )
 
 
@@ -322,8 +343,14 @@ def sum_channels(row: Row, scores: Scores, image: int, position: int) -> None:
             move(row.sum, row.partial)
     if scores.smooth.size:
         fill(row.distance, 0)
+        fill(row.rest, ZERO)
+        fill(row.ties, -ONE)
         for c in range(classes):
             add_distance(row.distance, x[c, here], row.largest, scores.smooth[c])
+            if scores.gradient.size:
+                e = scores.gradient[image, c, here]
+                add_smaller(row.rest, e, row.number, np.float32(c))
+                add_tie(row.ties, e, row.number, np.float32(c))
 
 
 def raise_to(row: np.ndarray, numbers: np.ndarray) -> None:
@@ -344,6 +371,18 @@ def add_other_class(total: np.ndarray, e: np.ndarray, number: np.ndarray, c: Any
         total[i] += where(number[i] == c, ZERO, e[i])
 
 
+def add_smaller(rest: np.ndarray, e: np.ndarray, number: np.ndarray, c: Any) -> None:
+    """Adds the exponentials of class c that are below 1, as `add_other_class` does."""
+    for i in range(rest.size):
+        rest[i] += where((number[i] == c) | (e[i] == ONE), ZERO, e[i])
+
+
+def add_tie(ties: np.ndarray, e: np.ndarray, number: np.ndarray, c: Any) -> None:
+    """One more where class c has the largest score and is not the class of the label."""
+    for i in range(ties.size):
+        ties[i] += where((number[i] != c) & (e[i] == ONE), ONE, ZERO)
+
+
 def move(total: np.ndarray, partial: np.ndarray) -> None:
     """Adds partial sums and sets them to 0."""
     for i in range(total.size):
@@ -361,14 +400,35 @@ def write_channels(row: Row, scores: Scores, image: int, position: int) -> None:
     """Makes the gradient of the exponentials."""
     here = slice(position, position + row.number.size)
     gradient = scores.gradient[image]
+    everything = sum_of(scores.smooth)
     for c in range(gradient.shape[0]):
-        multiply(gradient[c, here], row.others)
+        if scores.smooth.size:
+            weight = scores.smooth[c]
+            others = np.float32(everything - weight)
+            write_smooth(
+                gradient[c, here], row.others, row.share, row.total, row.rest, weight, others
+            )
+        else:
+            multiply(gradient[c, here], row.others)
     for i in range(row.number.size):
         if row.number[i] >= ZERO:
             gradient[int(row.number[i]), position + i] = row.own[i]
-    if scores.smooth.size:
-        for c in range(gradient.shape[0]):
-            subtract(gradient[c, here], row.unit, scores.loss_weight * scores.smooth[c])
+
+
+def write_smooth(
+    gradient: np.ndarray,
+    of_others: np.ndarray,
+    share: np.ndarray,
+    total: np.ndarray,
+    rest: np.ndarray,
+    weight: Any,
+    others: Any,
+) -> None:
+    """Makes the gradient to a class of its exponentials, with label smoothing."""
+    for i in range(gradient.size):
+        e = gradient[i]
+        of_smooth = smoothing_derivative(e, where(e == ONE, rest[i], total[i] - e), weight, others)
+        gradient[i] = e * of_others[i] + share[i] * of_smooth
 
 
 def subtract(gradient: np.ndarray, unit: np.ndarray, factor: Any) -> None:
@@ -428,10 +488,20 @@ def sum_vectors(row: Row, scores: Scores, start: int) -> None:
         after = max(0, number + 1)
         row.sum[i] = exponentiate_vector(e, x, 0, number, row.largest[i], row.unwanted)
         row.sum[i] += exponentiate_vector(e, x, after, classes, row.largest[i], row.unwanted)
-        row.distance[i] = 0
-        for c in range(scores.smooth.size):
-            difference = np.float64(row.largest[i]) - np.float64(x[c])
-            row.distance[i] += np.float64(scores.smooth[c]) * difference
+        if scores.smooth.size:
+            sum_smooth(row, i, x, e, scores.smooth)
+
+
+def sum_smooth(row: Row, i: int, x: np.ndarray, e: np.ndarray, smooth: np.ndarray) -> None:
+    """Sets what label smoothing needs of a vector."""
+    row.distance[i] = row.rest[i] = 0
+    row.ties[i] = -1
+    for c in range(x.size):
+        row.distance[i] += np.float64(smooth[c]) * (np.float64(row.largest[i]) - np.float64(x[c]))
+    for c in range(e.size):
+        is_other = c != int(row.number[i])
+        row.rest[i] += where(is_other & (e[c] < ONE), e[c], ZERO)
+        row.ties[i] += where(is_other & (e[c] == ONE), ONE, ZERO)
 
 
 def largest_of(x: np.ndarray) -> Any:
@@ -466,13 +536,48 @@ def exponentiate_row(e: np.ndarray, x: np.ndarray, m: Any) -> Any:
 def write_vectors(row: Row, scores: Scores, start: int) -> None:
     """Makes the gradient of the exponentials."""
     batch, classes = scores.score.shape[:2]
+    others = np.empty(scores.smooth.size, np.float32)
+    set_others(others, scores.smooth)
     for i in range(row.number.size):
         gradient = scores.gradient.reshape(batch, classes)[start + i]
-        copy(gradient, gradient, row.others[i])
+        if scores.smooth.size:
+            write_smooth_vector(
+                gradient,
+                scores.smooth,
+                others,
+                row.others[i],
+                row.share[i],
+                row.total[i],
+                row.rest[i],
+            )
+        else:
+            copy(gradient, gradient, row.others[i])
         if row.number[i] >= ZERO:
             gradient[int(row.number[i])] = row.own[i]
-        if scores.smooth.size:
-            subtract(gradient, scores.smooth, scores.loss_weight * row.unit[i])
+
+
+def set_others(others: np.ndarray, smooth: np.ndarray) -> None:
+    """Sets the weights of all other classes together, for each class."""
+    everything = sum_of(smooth)
+    for c in range(smooth.size):
+        others[c] = everything - smooth[c]
+
+
+def write_smooth_vector(
+    gradient: np.ndarray,
+    smooth: np.ndarray,
+    others: np.ndarray,
+    of_others: Any,
+    share: Any,
+    total: Any,
+    rest: Any,
+) -> None:
+    """The same as `write_smooth` for one position and all classes."""
+    for c in range(gradient.size):
+        e = gradient[c]
+        not_e = where(e == ONE, rest, total - e)
+        of_smooth = smoothing_derivative(e, not_e, smooth[c], others[c])
+        gradient[c] = e * of_others + share * of_smooth
 
 
 # From the sums to the value and to what the gradient is made of
@@ -483,20 +588,13 @@ def evaluate(row: Row, scores: Scores) -> float:
     copy(row.others, row.sum, 1)
     exponentiate(row.own, row.margin, row.largest)
     subtract(row.margin, row.largest, ONE)
-    everything = np.float32(0)
-    for c in range(scores.smooth.size):
-        everything += scores.smooth[c]
     if scores.smooth.size:
-        copy(row.smooth, row.distance, 1)
-        set_smooth(row.smooth, row.of_all, row.own, row.others, everything)
-        copy(row.of_all_own, row.own, ONE)
-        multiply(row.of_all_own, row.of_all)
+        set_smooth(row, scores.smooth)
     apply_formula(row.margin, row.others, row.own, scores.gamma)
     result = weighted_sum(row.margin, row.others, row.own, row.weight, scores.loss_weight)
     if scores.smooth.size:
-        result += weighted_sum(row.smooth, row.of_all, row.of_all_own, row.unit, scores.loss_weight)
-        add_all(row.others, row.of_all)
-        add_all(row.own, row.of_all_own)
+        result += weighted_sum(row.smooth, row.share, row.smooth_own, row.unit, scores.loss_weight)
+        add_all(row.own, row.smooth_own)
     return result
 
 
@@ -506,13 +604,29 @@ def apply_formula(margin: np.ndarray, others: np.ndarray, own: np.ndarray, gamma
         margin[i], others[i], own[i] = formula(own[i], others[i], margin[i], gamma)
 
 
-def set_smooth(
-    smooth: np.ndarray, of_all: np.ndarray, own: np.ndarray, others: np.ndarray, everything: Any
+def set_smooth(row: Row, smooth: np.ndarray) -> None:
+    """Sets what label smoothing adds to the values and to the gradient."""
+    everything = sum_of(smooth)
+    copy(row.smooth, row.distance, 1)
+    add_logarithms(row.smooth, row.own, row.others, np.float32(everything))
+    copy(row.total, row.others, ONE)
+    add_all(row.total, row.own)
+    add_all(row.rest, row.own)
+    add_all(row.rest, row.ties)
+    for i in range(row.number.size):
+        weight = smooth[max(0, int(row.number[i]))]
+        others = np.float32(everything - weight)
+        row.share[i] = ONE / row.total[i]
+        of_label = smoothing_derivative(row.own[i], row.others[i], weight, others)
+        row.smooth_own[i] = row.share[i] * of_label
+
+
+def add_logarithms(
+    smooth: np.ndarray, own: np.ndarray, others: np.ndarray, everything: Any
 ) -> None:
     """Adds to the sum of smooth[c] (m - x_c) the rest of the sum of smooth[c] (-ln p_c)."""
     for i in range(own.size):
         smooth[i] += everything * log_of_sum(own[i], others[i])
-        of_all[i] = everything / (own[i] + others[i])
 
 
 def weighted_sum(
@@ -537,6 +651,14 @@ def weigh_row(
         of_own[i] = scale * of_own[i]
         suspect = of_others[i] + of_own[i]
         result = add(result, weight[i] * value[i] + (suspect - suspect))
+    return result
+
+
+def sum_of(numbers: np.ndarray) -> float:
+    """Their sum in float64."""
+    result = 0.0
+    for i in range(numbers.size):
+        result += np.float64(numbers[i])
     return result
 
 
