@@ -279,24 +279,27 @@ def fingerprint() -> str:
     return hashlib.sha256(b"".join(path.read_bytes() for path in sorted(sources))).hexdigest()[:16]
 
 
-def compiled(function: Callable, **names: Any) -> Any:
+def compiled(function: Callable, owner: str = "", **names: Any) -> Any:
     """A function with all that it calls, and with other values for some of its module's names.
 
     Functions of loops stay functions, which LLVM vectorises one by one; formulas and the like
-    become part of those that call them.
+    become part of those that call them. What depends on `names` has its owner's name in its own:
+    Numba tells functions of one name apart by a number that it counts anew in each process, so that
+    those of two loops that two processes have cached would else be taken for each other.
     """
     is_of_loops = function.__module__.startswith("caffe_losses.loops.")
     options = OPTIONS if is_of_loops else {"inline": "always"}
-    return numba.njit(**options)(linked(function, function.__name__, **names))
+    name = f"{function.__name__}_of_{owner}" if owner else function.__name__
+    return numba.njit(**options)(linked(function, name, owner, **names))
 
 
-def linked(function: Callable, name: str, **names: Any) -> Callable:
+def linked(function: Callable, name: str, owner: str, **names: Any) -> Callable:
     """A copy of a function, of another name, that calls compiled functions."""
     values = {**function.__globals__, **names}
     for used in function.__code__.co_names:
         value = values.get(used)
         if isinstance(value, types.FunctionType) and value not in IMPLEMENTED:
-            values[used] = compiled(value, **names)
+            values[used] = compiled(value, owner, **names)
     copy = types.FunctionType(function.__code__, values, function.__name__)
     copy.__qualname__ = name
     copy.__module__ = function.__module__
@@ -305,7 +308,8 @@ def linked(function: Callable, name: str, **names: Any) -> Callable:
 
 def loop(function: Callable, name: str, example: Tuple[Any, ...], **names: Any) -> Any:
     """A loop compiled for arguments like those of the example, cached on disk where possible."""
-    source = linked(function, f"{function.__name__}_{name}_{fingerprint()}", **names)
+    loop_name = f"{function.__name__}_{name}_{fingerprint()}"
+    source = linked(function, loop_name, loop_name, **names)
     types_of_arguments = tuple(map(numba.typeof, example))
     try:
         cached = numba.njit(cache=True, **OPTIONS)(source)

@@ -157,7 +157,7 @@ def compiled_formula(formula: Formula) -> Any:
     compiled = numba_engine.compiled(formula)
     if takes_parameter(formula):
         return compiled
-    return numba_engine.compiled(ignoring_parameter, formula=compiled)
+    return numba_engine.compiled(ignoring_parameter, formula.__name__, formula=compiled)
 
 
 def formula(*arguments: Any) -> Tuple[Any, Any]:
