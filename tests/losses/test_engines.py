@@ -1,6 +1,7 @@
 """The two engines: which one runs, what compiled code is cached, and that both are as exact."""
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -9,7 +10,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from caffe_losses import elementary
+from caffe_losses import elementary, formulas
+from caffe_losses.loops import pointwise
 from support.processes import ROOT, environment
 
 numba = pytest.importorskip("numba", reason="without Numba there is one engine")
@@ -285,3 +287,18 @@ def test_exp_ends_in_zero_and_passes_nan_on(form):
         found = form(elementary.exp)(numbers)
     assert (found[:5] < SMALLEST_NORMAL).all() and (found[1:5] == 0).all()
     assert np.isnan(found[5]) and found[6] == 1
+
+
+@pytest.mark.parametrize("formula", [formulas.half_squared_error, formulas.huber])
+def test_each_function_of_a_cached_loop_has_the_name_of_that_loop(formula):
+    """Numba numbers functions anew in each process; two of one name and number would be mixed up."""
+    from caffe_losses.loops import numba_engine
+
+    names = {"formula": pointwise.compiled_formula(formula)}
+    source = numba_engine.linked(pointwise.run_rows, "its_name", "its_name", **names)
+    compiled = numba.njit(**numba_engine.OPTIONS)(source)
+    compiled.compile(tuple(map(numba.typeof, (*pointwise.EXAMPLE, 0, 1))))
+    (code,) = compiled.inspect_llvm().values()
+    shared = re.findall(r"define linkonce_odr [^@]*@\"?(\w+)", code)
+    own = [name for name in shared if not name.startswith("NRT_")]
+    assert own and all("_of_its_name" in name for name in own), own
