@@ -291,7 +291,7 @@ def test_exp_ends_in_zero_and_passes_nan_on(form):
 
 @pytest.mark.parametrize("formula", [formulas.half_squared_error, formulas.huber])
 def test_each_function_of_a_cached_loop_has_the_name_of_that_loop(formula):
-    """Numba numbers functions anew in each process; two of one name and number would be mixed up."""
+    """Numba numbers functions anew in each process, and mixes up two of one name and number."""
     from caffe_losses.loops import numba_engine
 
     names = {"formula": pointwise.compiled_formula(formula)}
