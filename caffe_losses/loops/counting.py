@@ -21,19 +21,17 @@ class Counts:
     """How many labels there are of each kind."""
 
     def __init__(self, kinds: np.ndarray, size: int, limits: np.ndarray) -> None:
-        lowest, highest, ignore_label = limits
         others = kinds.reshape(-1, 4)
         others = others[0] if len(others) == 1 else others.sum(axis=0)
-        self.ignored = int(others[2])  # the ignore_label
-        # What is ignored is nothing else. Only here: each comparison in a loop costs its time.
-        if ignore_label > 0:
-            kinds[:, :, 0] -= kinds[:, :, 2]
-        if ignore_label == 0:
-            kinds[:, :, 1] -= kinds[:, :, 2]
-        self.classes = kinds[:, :, :2].transpose(2, 0, 1)  # (2, images, channels): above 0, and 0
-        ignored_in_range = self.ignored if lowest <= ignore_label <= highest else 0
-        right = int(others[3]) - ignored_in_range
+        self.ignored, right = int(others[2]), int(others[3])  # the ignore_label, and in range
+        if self.ignored:
+            # What is ignored is nothing else. Only here: each comparison in a loop costs its time.
+            lowest, highest, ignore_label = limits
+            kinds[:, :, 0] -= kinds[:, :, 2] * (ignore_label > 0)
+            kinds[:, :, 1] -= kinds[:, :, 2] * (ignore_label == 0)
+            right -= self.ignored * bool(lowest <= ignore_label <= highest)
         self.wrong = size - self.ignored - right  # out of range, NaN among them
+        self.classes = kinds[:, :, :2].transpose(2, 0, 1)  # (2, images, channels): above 0, and 0
 
 
 def count(
