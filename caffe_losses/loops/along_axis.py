@@ -9,7 +9,7 @@ from caffe_losses.elementary import ONE, ZERO, floor, maximum, where
 from caffe_losses.formulas import exponential_of_difference, log_of_sum, smoothing_derivative
 from caffe_losses.loops import engine
 from caffe_losses.loops.parts import BLOCK, PART, ROW, STRETCH, Part, slices, total
-from caffe_losses.loops.rows import add, copy, fill, from_order, multiply, order
+from caffe_losses.loops.rows import add, copy, fill, from_order, multiply, order, sum_of
 from caffe_losses.loops.threads import for_each_part
 
 Formula = Callable[..., Tuple[Any, Any, Any]]
@@ -298,7 +298,7 @@ def read_labels(row: Row, scores: Scores, start: int) -> None:
     classes = np.float32(scores.score.shape[1])
     set_numbers(row.number, row.unit, label, classes, scores.ignore_label)
     if scores.weight.size:
-        weigh_units(row.unit, scores.weight.reshape(-1)[start : start + row.number.size])
+        multiply(row.unit, scores.weight.reshape(-1)[start : start + row.number.size])
     for i in range(row.number.size):
         row.weight[i] = row.unit[i] * scores.of_class[max(0, int(row.number[i]))]
 
@@ -311,12 +311,6 @@ def set_numbers(
         found = class_of(label[i], classes, ignore_label)
         number[i] = found
         unit[i] = where(found == NO_CLASS, ZERO, ONE) + (label[i] - label[i])
-
-
-def weigh_units(unit: np.ndarray, weight: np.ndarray) -> None:
-    """Multiplies weights of 0 and 1 with others; what is not finite is kept in any case."""
-    for i in range(unit.size):
-        unit[i] = unit[i] * weight[i]
 
 
 # Sums over channels, where positions lie side by side
@@ -651,14 +645,6 @@ def weigh_row(
         of_own[i] = scale * of_own[i]
         suspect = of_others[i] + of_own[i]
         result = add(result, weight[i] * value[i] + (suspect - suspect))
-    return result
-
-
-def sum_of(numbers: np.ndarray) -> float:
-    """Their sum in float64."""
-    result = 0.0
-    for i in range(numbers.size):
-        result += np.float64(numbers[i])
     return result
 
 

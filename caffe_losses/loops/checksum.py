@@ -19,8 +19,8 @@ def checksum(array: np.ndarray) -> Checksum:
     if array.size <= COPIED:
         return array.tobytes(), []
     flat = array.reshape(-1)
-    # The sums of pairs of elements are not changed by negation, if as many of them are positive as
-    # negative; nor is that of the last one here, if their number is odd.
+    # Negation leaves the sums as they are where as many elements are positive as negative: hence
+    # the first bytes. An odd number of elements leaves out the last one: hence its own.
     pairs = flat[: flat.size // 2 * 2].view(np.int64)
 
     def sum_part(part: Part) -> int:

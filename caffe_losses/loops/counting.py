@@ -9,7 +9,7 @@ from caffe_losses.elementary import ONE, ZERO
 from caffe_losses.loops import engine
 from caffe_losses.loops.along_axis import class_of
 from caffe_losses.loops.parts import PART, ROW, STRETCH, Index, Part, blocks, parts, slices
-from caffe_losses.loops.rows import add, after, mark_any_channel, multiply, tally
+from caffe_losses.loops.rows import after, mark_any_channel, multiply, sum_of, tally
 from caffe_losses.loops.threads import for_each_part
 from caffe_losses.weights import label_to_ignore
 
@@ -272,14 +272,6 @@ def count_class_numbers(
         if weight.size:
             multiply(weights[: row.size], weight[start:stop])
         counts[3] += sum_of(weights[: row.size])
-
-
-def sum_of(row: np.ndarray) -> float:
-    """The sum of a row."""
-    result = 0.0
-    for i in range(row.size):
-        result = add(result, row[i])
-    return result
 
 
 def count_numbers(number: np.ndarray, label: np.ndarray, classes: Any, ignore_label: Any) -> Any:

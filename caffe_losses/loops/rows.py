@@ -85,6 +85,14 @@ def mark_any_channel(row: np.ndarray, mask: np.ndarray, image: int, here: slice)
         mark_nonzero(row, mask[image, channel, here])
 
 
+def sum_of(numbers: np.ndarray) -> float:
+    """Their sum in float64."""
+    result = 0.0
+    for i in range(numbers.size):
+        result = add(result, np.float64(numbers[i]))
+    return result
+
+
 def count_not_finite(row: np.ndarray) -> Any:
     """How many are not finite: their difference with themselves is a NaN."""
     count = np.int32(0)
