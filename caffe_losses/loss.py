@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -11,6 +11,7 @@ from caffe_losses.checks import batch_channel_position, require_finite_loss
 from caffe_losses.loops.along_axis import Formula as AxisFormula
 from caffe_losses.loops.along_axis import Scores, along_axis
 from caffe_losses.loops.channel_sum import channel_sum
+from caffe_losses.loops.checksum import Checksum, checksum
 from caffe_losses.loops.pointwise import NO_PARAMETER, Blobs, Formula, pointwise
 from caffe_losses.parameters import Parameter
 from caffe_losses.weights import NO_ARRAY, Weights, label_to_ignore
@@ -64,6 +65,7 @@ class Evaluation:
         self.ranks = ranks  # how many there are
         self.has_extremes = has_extremes or is_extreme(loss_weight)
         self.gradient_overflows = False
+        self.bits: Sequence[int] = ()  # the sum of the bits of each gradient; empty if not known
         self.weightless: Optional[Weightless] = None
 
     def allow_for(self, *numbers: float) -> None:
@@ -85,7 +87,8 @@ class Evaluation:
 
         def loop(kind: Any) -> float:
             blobs = self.blobs(x, t, np.asarray(parameter, kind), parameter_factor)
-            return pointwise(formula, blobs, weights, kind)
+            result, self.bits = pointwise(formula, blobs, weights, kind)
+            return result
 
         return self.run(loop)
 
@@ -124,7 +127,8 @@ class Evaluation:
                 np.float32(gamma),
                 np.float32(self.loss_weight),
             )
-            return along_axis(formula, scores, kind)
+            result, self.bits = along_axis(formula, scores, kind)
+            return result
 
         return self.run(loop)
 
@@ -158,6 +162,11 @@ class Evaluation:
         wanted = [gradient for gradient in self.gradients if gradient is not None]
         self.gradient_overflows = not all(np.isfinite(gradient).all() for gradient in wanted)
         return total
+
+    def checksums(self) -> List[Checksum]:
+        """What shows later that somebody has written to the gradients."""
+        bits: Sequence[Optional[int]] = self.bits or [None] * len(self.gradients)
+        return [checksum(g, known) for g, known in zip(self.gradients, bits) if g is not None]
 
 
 class Loss:

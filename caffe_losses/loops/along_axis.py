@@ -8,8 +8,27 @@ import numpy as np
 from caffe_losses.elementary import ONE, ZERO, floor, maximum, where
 from caffe_losses.formulas import exponential_of_difference, log_of_sum, smoothing_derivative
 from caffe_losses.loops import engine
-from caffe_losses.loops.parts import BLOCK, PART, ROW, STRETCH, Part, slices, total
-from caffe_losses.loops.rows import add, copy, fill, from_order, multiply, order, sum_of
+from caffe_losses.loops.parts import (
+    BLOCK,
+    PART,
+    ROW,
+    STRETCH,
+    Part,
+    Result,
+    combined,
+    slices,
+    total,
+)
+from caffe_losses.loops.rows import (
+    add,
+    copy,
+    fill,
+    from_order,
+    multiply,
+    order,
+    sum_of,
+    sum_of_bits,
+)
 from caffe_losses.loops.threads import for_each_part
 
 Formula = Callable[..., Tuple[Any, Any, Any]]
@@ -28,7 +47,7 @@ Scores = NamedTuple(
         ("loss_weight", Any),  # float32: what the gradient is multiplied with
     ],
 )
-Loop = Callable[[Scores], float]
+Loop = Callable[[Scores], Result]
 NO_CLASS = np.float32(-1)
 # Channels that are summed in float32; their sums are summed in float64.
 CHANNELS = 64
@@ -40,7 +59,7 @@ SCORES = 2 * BLOCK
 TILE = 32 * STRETCH
 
 
-def along_axis(formula: Formula, scores: Scores, kind: Any = np.float32) -> float:
+def along_axis(formula: Formula, scores: Scores, kind: Any = np.float32) -> Result:
     """The weighted sum of a formula over all positions; writes the gradient and the values.
 
     The sum is not finite where a bottom is not, whatever that position weighs, or where the
@@ -67,14 +86,14 @@ def class_of(label: Any, classes: Any, ignore_label: Any) -> Any:
 # NumPy
 
 
-def run_blocks(formula: Formula, scores: Scores, kind: Any = np.float32) -> float:
+def run_blocks(formula: Formula, scores: Scores, kind: Any = np.float32) -> Result:
     """NumPy's loop."""
 
     def run_block(index: Tuple[slice, slice]) -> float:
         with np.errstate(all="ignore"):  # it holds for one thread alone
             return run_block_of(formula, scores, kind, *index)
 
-    return total(for_each_part(run_block, blocks(scores.score.shape)))
+    return Result(total(for_each_part(run_block, blocks(scores.score.shape))), ())
 
 
 @functools.lru_cache(maxsize=64)
@@ -182,12 +201,12 @@ def compiled_loop(formula: Formula) -> Loop:
         formula=numba_engine.compiled(formula),
     )
 
-    def run_parts(scores: Scores) -> float:
-        def run_part(part: Part) -> float:
+    def run_parts(scores: Scores) -> Result:
+        def run_part(part: Part) -> Tuple[float, int]:
             return run(scores, *part)
 
         batch, classes, positions = scores.score.shape
-        return total(for_each_part(run_part, parts_of_positions(batch * positions, classes)))
+        return combined(for_each_part(run_part, parts_of_positions(batch * positions, classes)))
 
     return run_parts
 
@@ -233,15 +252,18 @@ Row = NamedTuple(
 )
 
 
-def run_positions(scores: Scores, start: int, stop: int) -> float:
-    """The weighted sum over the positions from start to stop, counted through all images."""
+def run_positions(scores: Scores, start: int, stop: int) -> Tuple[float, int]:
+    """The weighted sum over the positions from start to stop, counted through all images.
+
+    The other number is the sum of the bits of their gradient.
+    """
     classes, positions = scores.score.shape[1:]
     width = min(STRETCH, max(32, TILE // classes))
     is_transposed = positions == 1 and classes <= FEW_CLASSES
     size = classes * width if is_transposed else 0
     columns, columns_of_gradient = np.empty(size, np.float32), np.empty(size, np.float32)
     buffers, sums = np.empty((15, STRETCH), np.float32), np.empty((2, STRETCH), np.float64)
-    result, tile = 0.0, scores
+    result, bits, tile = 0.0, 0, scores
     while start < stop:
         # Where there are no positions, the images of a row lie side by side.
         rest = stop - start if positions == 1 else positions - start % positions
@@ -259,14 +281,14 @@ def run_positions(scores: Scores, start: int, stop: int) -> float:
         if scores.value.size:
             store(scores.value.reshape(-1)[start : start + step], row.margin, row.number)
         if scores.gradient.size and is_transposed:
-            write_channels(row, tile, 0, 0)
+            bits += write_channels(row, tile, 0, 0)
             transpose_back(scores.gradient, tile.gradient, start)
         elif scores.gradient.size and positions == 1:
-            write_vectors(row, scores, start)
+            bits += write_vectors(row, scores, start)
         elif scores.gradient.size:
-            write_channels(row, scores, start // positions, start % positions)
+            bits += write_channels(row, scores, start // positions, start % positions)
         start += step
-    return result
+    return result, bits
 
 
 def row_of(buffers: np.ndarray, sums: np.ndarray, size: int) -> Row:
@@ -390,8 +412,8 @@ def add_distance(total: np.ndarray, x: np.ndarray, m: np.ndarray, weight: Any) -
         total[i] += np.float64(weight) * (np.float64(m[i]) - np.float64(x[i]))
 
 
-def write_channels(row: Row, scores: Scores, image: int, position: int) -> None:
-    """Makes the gradient of the exponentials."""
+def write_channels(row: Row, scores: Scores, image: int, position: int) -> int:
+    """Makes the gradient of the exponentials; returns the sum of its bits."""
     here = slice(position, position + row.number.size)
     gradient = scores.gradient[image]
     everything = sum_of(scores.smooth)
@@ -407,6 +429,10 @@ def write_channels(row: Row, scores: Scores, image: int, position: int) -> None:
     for i in range(row.number.size):
         if row.number[i] >= ZERO:
             gradient[int(row.number[i]), position + i] = row.own[i]
+    bits = 0
+    for c in range(gradient.shape[0]):
+        bits += sum_of_bits(gradient[c, here])
+    return bits
 
 
 def write_smooth(
@@ -527,11 +553,12 @@ def exponentiate_row(e: np.ndarray, x: np.ndarray, m: Any) -> Any:
     return result
 
 
-def write_vectors(row: Row, scores: Scores, start: int) -> None:
-    """Makes the gradient of the exponentials."""
+def write_vectors(row: Row, scores: Scores, start: int) -> int:
+    """Makes the gradient of the exponentials; returns the sum of its bits."""
     batch, classes = scores.score.shape[:2]
     others = np.empty(scores.smooth.size, np.float32)
     set_others(others, scores.smooth)
+    bits = 0
     for i in range(row.number.size):
         gradient = scores.gradient.reshape(batch, classes)[start + i]
         if scores.smooth.size:
@@ -548,6 +575,8 @@ def write_vectors(row: Row, scores: Scores, start: int) -> None:
             copy(gradient, gradient, row.others[i])
         if row.number[i] >= ZERO:
             gradient[int(row.number[i])] = row.own[i]
+        bits += sum_of_bits(gradient)
+    return bits
 
 
 def set_others(others: np.ndarray, smooth: np.ndarray) -> None:

@@ -2,10 +2,17 @@
 
 import functools
 import math
-from typing import List, Sequence, Tuple
+from typing import Any, List, NamedTuple, Sequence, Tuple
 
 Part = Tuple[int, int]
 Index = Tuple[slice, slice, slice]
+Result = NamedTuple(
+    "Result",
+    [
+        ("sum", float),
+        ("bits", Sequence[int]),  # the sum of the bits of each gradient; empty where not known
+    ],
+)
 
 # Elements in a row, which compiled loops sum in float32; rows are summed in float64.
 ROW = 256
@@ -58,6 +65,12 @@ def whole_channel_blocks(shape: Tuple[int, int, int]) -> List[Index]:
 def slices(length: int, each: int) -> List[slice]:
     """The slices of this length that cover an axis."""
     return [slice(start, start + each) for start in range(0, length, max(each, 1))]
+
+
+def combined(results: Sequence[Sequence[Any]]) -> Result:
+    """The result of all parts, from the sum and the sums of bits of each."""
+    every_bits = zip(*(bits for _, *bits in results))
+    return Result(total([result[0] for result in results]), [sum(bits) for bits in every_bits])
 
 
 def total(sums: Sequence[float]) -> float:

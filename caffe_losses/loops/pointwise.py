@@ -8,7 +8,17 @@ import numpy as np
 
 from caffe_losses.elementary import ONE, ZERO
 from caffe_losses.loops import engine
-from caffe_losses.loops.parts import ROW, STRETCH, Index, Part, blocks, parts, total
+from caffe_losses.loops.parts import (
+    ROW,
+    STRETCH,
+    Index,
+    Part,
+    Result,
+    blocks,
+    combined,
+    parts,
+    total,
+)
 from caffe_losses.loops.rows import (
     add,
     after,
@@ -17,6 +27,7 @@ from caffe_losses.loops.rows import (
     ignore,
     mark_any_channel,
     multiply,
+    sum_of_bits,
     weigh_classes,
     weigh_marked,
 )
@@ -36,13 +47,13 @@ Blobs = NamedTuple(
         ("loss_weight", Any),  # float32: what both gradients are multiplied with
     ],
 )
-Loop = Callable[[Blobs, Weights], float]
+Loop = Callable[[Blobs, Weights], Result]
 NO_PARAMETER = np.zeros(1, np.float32)
 BLOB = np.zeros((1, 1, 1), np.float32)
 EXAMPLE = Blobs(BLOB, BLOB, BLOB, BLOB, NO_PARAMETER, BLOB, ONE), uniform(1)
 
 
-def pointwise(formula: Formula, blobs: Blobs, weights: Weights, kind: Any = np.float32) -> float:
+def pointwise(formula: Formula, blobs: Blobs, weights: Weights, kind: Any = np.float32) -> Result:
     """The sum of weight * value; writes loss_weight * weight * derivative as the gradient.
 
     The sum is not finite where a bottom is not, whatever that element weighs, or where the gradient
@@ -74,7 +85,7 @@ def with_parameter(formula: Formula) -> Formula:
 # NumPy
 
 
-def run_blocks(formula: Formula, blobs: Blobs, weights: Weights, kind: Any = np.float32) -> float:
+def run_blocks(formula: Formula, blobs: Blobs, weights: Weights, kind: Any = np.float32) -> Result:
     """NumPy's loop."""
     of_three = with_parameter(formula)
     parameters = blobs.parameter.reshape(1, -1, 1).astype(kind)
@@ -90,7 +101,7 @@ def run_blocks(formula: Formula, blobs: Blobs, weights: Weights, kind: Any = np.
             store(blobs, index, gradient)
             return float(value.sum(dtype=np.float64))
 
-    return total(for_each_part(run_block, blocks(blobs.prediction.shape)))
+    return Result(total(for_each_part(run_block, blocks(blobs.prediction.shape))), ())
 
 
 def store(blobs: Blobs, index: Index, gradient: np.ndarray) -> None:
@@ -137,15 +148,14 @@ def compiled_loop(formula: Formula, is_shared: bool) -> Loop:
         formula=compiled_formula(formula),
     )
 
-    def run_parts(blobs: Blobs, weights: Weights) -> float:
+    def run_parts(blobs: Blobs, weights: Weights) -> Result:
         batch, channels, positions = blobs.prediction.shape
 
-        def run_part(part: Part) -> float:
+        def run_part(part: Part) -> Tuple[float, int, int]:
             return run(blobs, weights, *part)
 
-        if is_shared:
-            return total(for_each_part(run_part, parts(batch * positions, channels)))
-        return total(for_each_part(run_part, parts(blobs.prediction.size)))
+        count, size = (batch * positions, channels) if is_shared else (blobs.prediction.size, 1)
+        return combined(for_each_part(run_part, parts(count, size)))
 
     return run_parts
 
@@ -204,8 +214,8 @@ def run_stretch(
     return result
 
 
-def run_rows(blobs: Blobs, weights: Weights, start: int, stop: int) -> float:
-    """The sum over the elements from start to stop as they lie in memory."""
+def run_rows(blobs: Blobs, weights: Weights, start: int, stop: int) -> Tuple[float, int, int]:
+    """The sum over the elements from start to stop as they lie in memory, and those of bits."""
     x, t = blobs.prediction.reshape(-1), blobs.target.reshape(-1)
     gradient, opposite = blobs.gradient.reshape(-1), blobs.opposite.reshape(-1)
     channels, positions = blobs.prediction.shape[1:]
@@ -216,7 +226,7 @@ def run_rows(blobs: Blobs, weights: Weights, start: int, stop: int) -> float:
     fill(parameter, blobs.parameter[0])
     fill(weight, np.float32(weights.positive[0, 0]))
     elements_differ = differ(weights) or blobs.parameter.size + blobs.parameter_factor.size > 1
-    result = 0.0
+    result, bits, opposite_bits = 0.0, 0, 0
     for first in range(start, stop, STRETCH):
         last = min(first + STRETCH, stop)
         length = last - first
@@ -238,19 +248,21 @@ def run_rows(blobs: Blobs, weights: Weights, start: int, stop: int) -> float:
             out,
             blobs.loss_weight,
         )
+        bits += sum_of_bits(out)
         if opposite.size:
             copy(opposite[first:last], out, -ONE)
-    return result
+            opposite_bits += sum_of_bits(opposite[first:last])
+    return result, bits, opposite_bits
 
 
-def run_positions(blobs: Blobs, weights: Weights, start: int, stop: int) -> float:
-    """The sum over all channels of the positions from start to stop, which share their weights."""
+def run_positions(blobs: Blobs, weights: Weights, start: int, stop: int) -> Tuple[float, int, int]:
+    """The same over all channels of the positions from start to stop, which share their weights."""
     x, t, gradient, opposite = blobs.prediction, blobs.target, blobs.gradient, blobs.opposite
     channels, positions = x.shape[1:]
     parameter, weight = np.empty(STRETCH, np.float32), np.empty(STRETCH, np.float32)
     unwanted = np.empty(STRETCH, np.float32)
     fill(parameter, blobs.parameter[0])
-    result = 0.0
+    result, bits, opposite_bits = 0.0, 0, 0
     while start < stop:
         image, position = start // positions, start % positions
         length = min(positions - position, STRETCH, stop - start)
@@ -273,10 +285,12 @@ def run_positions(blobs: Blobs, weights: Weights, start: int, stop: int) -> floa
                 out,
                 blobs.loss_weight,
             )
+            bits += sum_of_bits(out)
             if opposite.size:
                 copy(opposite[image, channel, here], out, -ONE)
+                opposite_bits += sum_of_bits(opposite[image, channel, here])
         start += length
-    return result
+    return result, bits, opposite_bits
 
 
 def set_parameter(

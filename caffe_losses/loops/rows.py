@@ -93,6 +93,15 @@ def sum_of(numbers: np.ndarray) -> float:
     return result
 
 
+def sum_of_bits(row: np.ndarray) -> int:
+    """The sum of the bits of the numbers, taken as whole numbers."""
+    bits = row.view(np.int32)
+    result = 0
+    for i in range(bits.size):
+        result += bits[i]
+    return result
+
+
 def count_not_finite(row: np.ndarray) -> Any:
     """How many are not finite: their difference with themselves is a NaN."""
     count = np.int32(0)

@@ -9,6 +9,7 @@ from support.layers import DEFAULTS, draw, expected, layer_of, name_of
 from support.nets import fed, input_layer, loss_net, net_from
 
 SHAPE = (2, 3, 4, 5)
+LARGER = (3, 5, 29, 13)
 
 each_row = pytest.mark.parametrize("row", DEFAULTS, ids=name_of)
 
@@ -31,8 +32,8 @@ def assert_gradients(net, row, inputs, loss_weight=1):
 def net_with(request):
     """A function that makes the net of a row, after a first iteration."""
 
-    def make(row, seed=0):
-        inputs = draw(row, SHAPE, seed)
+    def make(row, shape=SHAPE):
+        inputs = draw(row, shape)
         net = loss_net(layer_of(row), inputs)
         net.forward()
         backward(net)
@@ -41,9 +42,10 @@ def net_with(request):
     return make
 
 
+@pytest.mark.parametrize("shape", (SHAPE, LARGER), ids=str)
 @each_row
-def test_what_forward_has_left_is_not_computed_again(row, net_with, monkeypatch):
-    net, inputs = net_with(row)
+def test_what_forward_has_left_is_not_computed_again(row, shape, net_with, monkeypatch):
+    net, inputs = net_with(row, shape)
     monkeypatch.delattr(LossLayer, "write_gradients")
     net.forward()
     backward(net)
@@ -70,7 +72,8 @@ def test_a_diff_that_was_overwritten_after_forward_is_made_again(row, tampering,
     assert_gradients(net, row, inputs)
 
 
-def test_a_large_diff_that_was_halved_after_forward_is_made_again():
+@pytest.mark.parametrize("tampering", TAMPERINGS)
+def test_a_large_diff_that_was_overwritten_after_forward_is_made_again(tampering):
     """Halving takes the same number from the bits of every element, here 2^20 times."""
     row = next(row for row in DEFAULTS if row.layer.name == "EuclideanLossLayer")
     net = loss_net(layer_of(row), draw(row, (2**10, 1, 2**5, 2**5)))
@@ -78,7 +81,8 @@ def test_a_large_diff_that_was_halved_after_forward_is_made_again():
     backward(net)
     correct = net.blobs["prediction"].diff.copy()
     net.forward()
-    net.blobs["prediction"].diff[...] /= 2
+    diff = net.blobs["prediction"].diff
+    diff[...] = TAMPERINGS[tampering](diff)
     backward(net)
     np.testing.assert_array_equal(net.blobs["prediction"].diff, correct)
 
