@@ -5,7 +5,7 @@ from typing import Any, Callable, NamedTuple, Optional, Tuple
 
 import numpy as np
 
-from caffe_losses.elementary import ONE, ZERO
+from caffe_losses.elementary import ONE, ZERO, where
 from caffe_losses.loops import engine
 from caffe_losses.loops.along_axis import class_of
 from caffe_losses.loops.parts import PART, ROW, STRETCH, Index, Part, blocks, parts, slices
@@ -233,7 +233,7 @@ def compiled_class_loop() -> ClassLoop:
     """Numba's loop."""
     from caffe_losses.loops import numba_engine
 
-    example = (*[np.zeros(1, np.float32)] * 3, ONE, np.zeros(4))
+    example = (*[np.zeros(1, np.float32)] * 2, np.zeros(1), ONE, np.zeros(4))
     count_compiled = numba_engine.loop(count_class_numbers, "labels", example)
 
     def count_in_parts(
@@ -257,8 +257,9 @@ def count_class_numbers(
     counts: np.ndarray,
 ) -> None:
     """Adds up a part of the labels."""
-    number, weights = np.empty(ROW, np.float32), np.empty(ROW, np.float64)
+    number, weights = np.empty(ROW, np.int32), np.empty(ROW, np.float64)
     classes = np.float32(of_class.size)
+    table = np.append(of_class, 0.0)
     for start in range(0, label.size, ROW):
         stop = min(start + ROW, label.size)
         row = number[: stop - start]
@@ -267,19 +268,21 @@ def count_class_numbers(
         counts[1] += valid
         counts[2] += positive
         for i in range(row.size):
-            own = of_class[max(0, int(row[i]))]
-            weights[i] = own if row[i] >= ZERO else 0.0
+            weights[i] = table[np.uint32(row[i])]  # not a number that may count from the end
         if weight.size:
             multiply(weights[: row.size], weight[start:stop])
         counts[3] += sum_of(weights[: row.size])
 
 
 def count_numbers(number: np.ndarray, label: np.ndarray, classes: Any, ignore_label: Any) -> Any:
-    """Sets the class numbers of a row; returns how many are wrong, valid and positive."""
+    """Sets the class numbers of a row, to K where there is none.
+
+    Returns how many are wrong, valid and positive.
+    """
     wrong = valid = positive = np.int32(0)
     for i in range(label.size):
         found = class_of(label[i], classes, ignore_label)
-        number[i] = found
+        number[i] = np.int32(where(found < ZERO, classes, found))
         wrong = tally(wrong, (found < ZERO) & (label[i] != ignore_label))
         valid = tally(valid, found >= ZERO)
         positive = tally(positive, found > ZERO)
