@@ -13,7 +13,7 @@ import numpy as np
 from caffe_losses import batch_counts, parameters
 from caffe_losses.checks import require_finite_loss
 from caffe_losses.import_caffe import caffe
-from caffe_losses.loops.checksum import Checksum
+from caffe_losses.loops.checksum import Checksum, checksums
 from caffe_losses.loss import Evaluation, Loss, Weightless, has_extremes
 from caffe_losses.net_spec import spec_of
 
@@ -141,7 +141,9 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
         loss = self.evaluate(evaluation)
         self.warn_if_nothing_weighs(evaluation.weightless, self.bottoms[0].size)
         if any(wanted) and not evaluation.gradient_overflows:
-            self.left = LeftGradients(loss_weight, wanted, evaluation.checksums())
+            self.left = LeftGradients(
+                loss_weight, wanted, checksums(evaluation.gradients, evaluation.bits)
+            )
         self.has_loss = True
         self.has_seen_a_batch = self.has_seen_a_batch or 0 not in self.shapes[0]
         top[0].data[...] = loss
@@ -174,7 +176,7 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
         left = self.left
         if left is None or (left.loss_weight, left.wanted) != (loss_weight, self.wanted):
             return False
-        return left.checksums == Evaluation(self.name, self.diffs(bottom, self.wanted)).checksums()
+        return left.checksums == checksums(self.diffs(bottom, self.wanted))
 
     def write_gradients(self, loss_weight: float, bottom: Any) -> None:
         """Computes the gradients that are wanted, with the counts of all ranks that forward got."""

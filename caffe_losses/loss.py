@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -11,7 +11,6 @@ from caffe_losses.checks import batch_channel_position, require_finite_loss
 from caffe_losses.loops.along_axis import Formula as AxisFormula
 from caffe_losses.loops.along_axis import Scores, along_axis
 from caffe_losses.loops.channel_sum import channel_sum
-from caffe_losses.loops.checksum import Checksum, checksum
 from caffe_losses.loops.pointwise import NO_PARAMETER, Blobs, Formula, pointwise
 from caffe_losses.parameters import Parameter
 from caffe_losses.weights import NO_ARRAY, Weights, label_to_ignore
@@ -162,11 +161,6 @@ class Evaluation:
         wanted = [gradient for gradient in self.gradients if gradient is not None]
         self.gradient_overflows = not all(np.isfinite(gradient).all() for gradient in wanted)
         return total
-
-    def checksums(self) -> List[Checksum]:
-        """What shows later that somebody has written to the gradients."""
-        bits: Sequence[Optional[int]] = self.bits or [None] * len(self.gradients)
-        return [checksum(g, known) for g, known in zip(self.gradients, bits) if g is not None]
 
 
 class Loss:

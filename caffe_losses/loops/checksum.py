@@ -1,7 +1,7 @@
 """What shows that somebody has written to an array: some of its bytes, and the sum of its bits."""
 
 import functools
-from typing import Callable, Optional, Tuple
+from typing import Callable, List, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -15,11 +15,16 @@ Checksum = Tuple[bytes, int]
 COPIED = 4096
 
 
-def checksum(array: np.ndarray, bits: Optional[int] = None) -> Checksum:
-    """It is another one, but for the rarest of chances, once any element has changed.
+def checksums(
+    arrays: Sequence[Optional[np.ndarray]], bits: Sequence[Optional[int]] = ()
+) -> List[Checksum]:
+    """Those of all arrays that are there; `bits` are the sums of their bits, where known."""
+    known = bits or [None] * len(arrays)
+    return [checksum(array, own) for array, own in zip(arrays, known) if array is not None]
 
-    `bits` is the sum of bits, where it is known.
-    """
+
+def checksum(array: np.ndarray, bits: Optional[int] = None) -> Checksum:
+    """It is another one, but for the rarest of chances, once any element has changed."""
     if array.size <= COPIED:
         return array.tobytes(), 0
     flat = array.reshape(-1)

@@ -69,8 +69,8 @@ def slices(length: int, each: int) -> List[slice]:
 
 def combined(results: Sequence[Sequence[Any]]) -> Result:
     """The result of all parts, from the sum and the sums of bits of each."""
-    every_bits = zip(*(bits for _, *bits in results))
-    return Result(total([result[0] for result in results]), [sum(bits) for bits in every_bits])
+    sums, *bits = zip(*results) if results else ((),)
+    return Result(total(sums), [*map(sum, bits)])
 
 
 def total(sums: Sequence[float]) -> float:
