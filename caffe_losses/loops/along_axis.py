@@ -227,29 +227,29 @@ def formula(own: Any, others: Any, margin: Any, gamma: Any) -> Tuple[Any, Any, A
     raise NotImplementedError
 
 
-# What a row of positions has: in compiled loops all arrays are of float32 but for the two sums.
-Row = NamedTuple(
-    "Row",
-    [
-        ("number", np.ndarray),  # the class number of the label, NO_CLASS where it has none
-        ("unit", np.ndarray),  # the weight of the position, 0 where its label has no class
-        ("weight", np.ndarray),  # that times the weight of the class
-        ("largest", np.ndarray),  # m, the largest score
-        ("margin", np.ndarray),  # x_y - m of the label's class y; then the value
-        ("own", np.ndarray),  # e^(x_y - m); then the gradient to the label's class
-        ("others", np.ndarray),  # the sum of e^(x_c - m) over other classes; then their gradient
-        ("sum", np.ndarray),  # that sum, in float64
-        ("distance", np.ndarray),  # the sum of smooth[c] (m - x_c), in float64
-        ("smooth", np.ndarray),  # what label smoothing adds to the value
-        ("smooth_own", np.ndarray),  # what it adds to the gradient to the label's class
-        ("share", np.ndarray),  # what `smoothing_derivative` is multiplied with
-        ("total", np.ndarray),  # the sum of all e^(x_c - m)
-        ("rest", np.ndarray),  # that without the class of the largest score, if no label's
-        ("ties", np.ndarray),  # how many more classes have that score; all but the label's count
-        ("partial", np.ndarray),  # the sum over some channels
-        ("unwanted", np.ndarray),  # where a gradient goes that is not wanted
-    ],
-)
+# What compiled loops have for each position of a stretch: rows of float64 ...
+(
+    SUM,  # the sum of e^(x_c - m) over other classes
+    DISTANCE,  # the sum of smooth[c] (m - x_c)
+) = range(2)
+# ... and rows of float32.
+(
+    NUMBER,  # the class number of the label, NO_CLASS where it has none
+    UNIT,  # the weight of the position, 0 where its label has no class
+    WEIGHT,  # that times the weight of the class
+    LARGEST,  # m, the largest score
+    MARGIN,  # x_y - m of the label's class y; then the value
+    OWN,  # e^(x_y - m); then the gradient to the label's class
+    OTHERS,  # that sum as float32; then the gradient to other classes
+    SMOOTH,  # what label smoothing adds to the value
+    SMOOTH_OWN,  # what it adds to the gradient to the label's class
+    SHARE,  # what `smoothing_derivative` is multiplied with
+    TOTAL,  # the sum of all e^(x_c - m)
+    REST,  # that without the class of the largest score, if no label's
+    TIES,  # how many more classes have that score; all but the label's count
+    PARTIAL,  # the sum over some channels
+) = range(14)
+ROWS = 14
 
 
 def run_positions(scores: Scores, start: int, stop: int) -> Tuple[float, int]:
@@ -260,69 +260,48 @@ def run_positions(scores: Scores, start: int, stop: int) -> Tuple[float, int]:
     classes, positions = scores.score.shape[1:]
     width = min(STRETCH, max(32, TILE // classes))
     is_transposed = positions == 1 and classes <= FEW_CLASSES
+    has_vectors = positions == 1 and not is_transposed
     size = classes * width if is_transposed else 0
     columns, columns_of_gradient = np.empty(size, np.float32), np.empty(size, np.float32)
-    buffers, sums = np.empty((15, STRETCH), np.float32), np.empty((2, STRETCH), np.float64)
-    result, bits, tile = 0.0, 0, scores
+    buffer = np.empty(ROWS * STRETCH, np.float32)
+    result, bits, tile, first = 0.0, 0, scores, 0
     while start < stop:
         # Where there are no positions, the images of a row lie side by side.
         rest = stop - start if positions == 1 else positions - start % positions
         step = min(width, stop - start, rest)
-        row = row_of(buffers, sums, step)
+        row = buffer[: ROWS * step].reshape(ROWS, step)
+        sums = np.empty((2, step), np.float64)
         read_labels(row, scores, start)
         if is_transposed:
             tile = transposed(scores, columns, columns_of_gradient, start, step)
-            sum_channels(row, tile, 0, 0)
-        elif positions == 1:
-            sum_vectors(row, scores, start)
         else:
-            sum_channels(row, scores, start // positions, start % positions)
-        result += evaluate(row, scores)
+            first = start
+        if has_vectors:
+            sum_vectors(row, sums, scores, start)
+        else:
+            sum_channels(row, sums, tile, first // positions, first % positions)
+        result += evaluate(row, sums, scores)
         if scores.value.size:
-            store(scores.value.reshape(-1)[start : start + step], row.margin, row.number)
-        if scores.gradient.size and is_transposed:
-            bits += write_channels(row, tile, 0, 0)
-            transpose_back(scores.gradient, tile.gradient, start)
-        elif scores.gradient.size and positions == 1:
+            store(scores.value.reshape(-1)[start : start + step], row[MARGIN], row[NUMBER])
+        if scores.gradient.size and has_vectors:
             bits += write_vectors(row, scores, start)
         elif scores.gradient.size:
-            bits += write_channels(row, scores, start // positions, start % positions)
+            bits += write_channels(row, tile, first // positions, first % positions)
+        if scores.gradient.size and is_transposed:
+            transpose_back(scores.gradient, tile.gradient, start)
         start += step
     return result, bits
 
 
-def row_of(buffers: np.ndarray, sums: np.ndarray, size: int) -> Row:
-    """A row of this size in the memory of one as long as a row can be."""
-    return Row(
-        buffers[0, :size],
-        buffers[1, :size],
-        buffers[2, :size],
-        buffers[3, :size],
-        buffers[4, :size],
-        buffers[5, :size],
-        buffers[6, :size],
-        sums[0, :size],
-        sums[1, :size],
-        buffers[7, :size],
-        buffers[8, :size],
-        buffers[9, :size],
-        buffers[10, :size],
-        buffers[11, :size],
-        buffers[12, :size],
-        buffers[13, :size],
-        buffers[14],
-    )
-
-
-def read_labels(row: Row, scores: Scores, start: int) -> None:
+def read_labels(row: np.ndarray, scores: Scores, start: int) -> None:
     """Sets the class numbers and the weights."""
-    label = scores.label.reshape(-1)[start : start + row.number.size]
+    label = scores.label.reshape(-1)[start : start + row.shape[1]]
     classes = np.float32(scores.score.shape[1])
-    set_numbers(row.number, row.unit, label, classes, scores.ignore_label)
+    set_numbers(row[NUMBER], row[UNIT], label, classes, scores.ignore_label)
     if scores.weight.size:
-        multiply(row.unit, scores.weight.reshape(-1)[start : start + row.number.size])
-    for i in range(row.number.size):
-        row.weight[i] = row.unit[i] * scores.of_class[max(0, int(row.number[i]))]
+        multiply(row[UNIT], scores.weight.reshape(-1)[start : start + row.shape[1]])
+    for i in range(row.shape[1]):
+        row[WEIGHT, i] = row[UNIT, i] * scores.of_class[max(0, int(row[NUMBER, i]))]
 
 
 def set_numbers(
@@ -338,35 +317,38 @@ def set_numbers(
 # Sums over channels, where positions lie side by side
 
 
-def sum_channels(row: Row, scores: Scores, image: int, position: int) -> None:
+def sum_channels(
+    row: np.ndarray, sums: np.ndarray, scores: Scores, image: int, position: int
+) -> None:
     """Sets what is summed over the channels, and leaves the exponentials in the gradient."""
-    here = slice(position, position + row.number.size)
+    here = slice(position, position + row.shape[1])
     x, classes = scores.score[image], scores.score.shape[1]
-    copy(row.largest, x[0, here], ONE)
+    copy(row[LARGEST], x[0, here], ONE)
     for c in range(1, classes):
-        raise_to(row.largest, x[c, here])
-    for i in range(row.number.size):
-        row.margin[i] = x[max(0, int(row.number[i])), position + i]
-    fill(row.sum, 0)
-    fill(row.partial, ZERO)
+        raise_to(row[LARGEST], x[c, here])
+    for i in range(row.shape[1]):
+        row[MARGIN, i] = x[max(0, int(row[NUMBER, i])), position + i]
+    unwanted = np.empty(row.shape[1], np.float32)
+    fill(sums[SUM], 0)
+    fill(row[PARTIAL], ZERO)
     for c in range(classes):
-        e = row.unwanted[: row.number.size]
+        e = unwanted
         if scores.gradient.size:
             e = scores.gradient[image, c, here]
-        exponentiate(e, x[c, here], row.largest)
-        add_other_class(row.partial, e, row.number, np.float32(c))
+        exponentiate(e, x[c, here], row[LARGEST])
+        add_other_class(row[PARTIAL], e, row[NUMBER], np.float32(c))
         if c % CHANNELS == CHANNELS - 1 or c == classes - 1:
-            move(row.sum, row.partial)
+            move(sums[SUM], row[PARTIAL])
     if scores.smooth.size:
-        fill(row.distance, 0)
-        fill(row.rest, ZERO)
-        fill(row.ties, -ONE)
+        fill(sums[DISTANCE], 0)
+        fill(row[REST], ZERO)
+        fill(row[TIES], -ONE)
         for c in range(classes):
-            add_distance(row.distance, x[c, here], row.largest, scores.smooth[c])
+            add_distance(sums[DISTANCE], x[c, here], row[LARGEST], scores.smooth[c])
             if scores.gradient.size:
                 e = scores.gradient[image, c, here]
-                add_smaller(row.rest, e, row.number, np.float32(c))
-                add_tie(row.ties, e, row.number, np.float32(c))
+                add_smaller(row[REST], e, row[NUMBER], np.float32(c))
+                add_tie(row[TIES], e, row[NUMBER], np.float32(c))
 
 
 def raise_to(row: np.ndarray, numbers: np.ndarray) -> None:
@@ -412,9 +394,9 @@ def add_distance(total: np.ndarray, x: np.ndarray, m: np.ndarray, weight: Any) -
         total[i] += np.float64(weight) * (np.float64(m[i]) - np.float64(x[i]))
 
 
-def write_channels(row: Row, scores: Scores, image: int, position: int) -> int:
+def write_channels(row: np.ndarray, scores: Scores, image: int, position: int) -> int:
     """Makes the gradient of the exponentials; returns the sum of its bits."""
-    here = slice(position, position + row.number.size)
+    here = slice(position, position + row.shape[1])
     gradient = scores.gradient[image]
     everything = sum_of(scores.smooth)
     for c in range(gradient.shape[0]):
@@ -422,13 +404,13 @@ def write_channels(row: Row, scores: Scores, image: int, position: int) -> int:
             weight = scores.smooth[c]
             others = np.float32(everything - weight)
             write_smooth(
-                gradient[c, here], row.others, row.share, row.total, row.rest, weight, others
+                gradient[c, here], row[OTHERS], row[SHARE], row[TOTAL], row[REST], weight, others
             )
         else:
-            multiply(gradient[c, here], row.others)
-    for i in range(row.number.size):
-        if row.number[i] >= ZERO:
-            gradient[int(row.number[i]), position + i] = row.own[i]
+            multiply(gradient[c, here], row[OTHERS])
+    for i in range(row.shape[1]):
+        if row[NUMBER, i] >= ZERO:
+            gradient[int(row[NUMBER, i]), position + i] = row[OWN, i]
     bits = 0
     for c in range(gradient.shape[0]):
         bits += sum_of_bits(gradient[c, here])
@@ -495,33 +477,38 @@ def transpose_back(gradient: np.ndarray, tile: np.ndarray, start: int) -> None:
 # Sums over vectors, where there are no positions and channels lie side by side
 
 
-def sum_vectors(row: Row, scores: Scores, start: int) -> None:
+def sum_vectors(row: np.ndarray, sums: np.ndarray, scores: Scores, start: int) -> None:
     """Sets what is summed over each vector, and leaves the exponentials in the gradient."""
     batch, classes = scores.score.shape[:2]
-    for i in range(row.number.size):
-        x, number = scores.score.reshape(batch, classes)[start + i], int(row.number[i])
+    unwanted = np.empty(ROW, np.float32)
+    for i in range(row.shape[1]):
+        x, number = scores.score.reshape(batch, classes)[start + i], int(row[NUMBER, i])
         e = x[:0]
         if scores.gradient.size:
             e = scores.gradient.reshape(batch, classes)[start + i]
-        row.largest[i] = largest_of(x)
-        row.margin[i] = x[max(0, number)]
-        after = max(0, number + 1)
-        row.sum[i] = exponentiate_vector(e, x, 0, number, row.largest[i], row.unwanted)
-        row.sum[i] += exponentiate_vector(e, x, after, classes, row.largest[i], row.unwanted)
+        row[LARGEST, i] = largest_of(x)
+        row[MARGIN, i] = x[max(0, number)]
+        sums[SUM, i] = 0
+        for first, last in ((0, number), (max(0, number + 1), classes)):
+            sums[SUM, i] += exponentiate_vector(e, x, first, last, row[LARGEST, i], unwanted)
         if scores.smooth.size:
-            sum_smooth(row, i, x, e, scores.smooth)
+            sum_smooth(row, sums, i, x, e, scores.smooth)
 
 
-def sum_smooth(row: Row, i: int, x: np.ndarray, e: np.ndarray, smooth: np.ndarray) -> None:
+def sum_smooth(
+    row: np.ndarray, sums: np.ndarray, i: int, x: np.ndarray, e: np.ndarray, smooth: np.ndarray
+) -> None:
     """Sets what label smoothing needs of a vector."""
-    row.distance[i] = row.rest[i] = 0
-    row.ties[i] = -1
+    sums[DISTANCE, i] = row[REST, i] = 0
+    row[TIES, i] = -1
     for c in range(x.size):
-        row.distance[i] += np.float64(smooth[c]) * (np.float64(row.largest[i]) - np.float64(x[c]))
+        sums[DISTANCE, i] += np.float64(smooth[c]) * (
+            np.float64(row[LARGEST, i]) - np.float64(x[c])
+        )
     for c in range(e.size):
-        is_other = c != int(row.number[i])
-        row.rest[i] += where(is_other & (e[c] < ONE), e[c], ZERO)
-        row.ties[i] += where(is_other & (e[c] == ONE), ONE, ZERO)
+        is_other = c != int(row[NUMBER, i])
+        row[REST, i] += where(is_other & (e[c] < ONE), e[c], ZERO)
+        row[TIES, i] += where(is_other & (e[c] == ONE), ONE, ZERO)
 
 
 def largest_of(x: np.ndarray) -> Any:
@@ -553,28 +540,28 @@ def exponentiate_row(e: np.ndarray, x: np.ndarray, m: Any) -> Any:
     return result
 
 
-def write_vectors(row: Row, scores: Scores, start: int) -> int:
+def write_vectors(row: np.ndarray, scores: Scores, start: int) -> int:
     """Makes the gradient of the exponentials; returns the sum of its bits."""
     batch, classes = scores.score.shape[:2]
     others = np.empty(scores.smooth.size, np.float32)
     set_others(others, scores.smooth)
     bits = 0
-    for i in range(row.number.size):
+    for i in range(row.shape[1]):
         gradient = scores.gradient.reshape(batch, classes)[start + i]
         if scores.smooth.size:
             write_smooth_vector(
                 gradient,
                 scores.smooth,
                 others,
-                row.others[i],
-                row.share[i],
-                row.total[i],
-                row.rest[i],
+                row[OTHERS, i],
+                row[SHARE, i],
+                row[TOTAL, i],
+                row[REST, i],
             )
         else:
-            copy(gradient, gradient, row.others[i])
-        if row.number[i] >= ZERO:
-            gradient[int(row.number[i])] = row.own[i]
+            copy(gradient, gradient, row[OTHERS, i])
+        if row[NUMBER, i] >= ZERO:
+            gradient[int(row[NUMBER, i])] = row[OWN, i]
         bits += sum_of_bits(gradient)
     return bits
 
@@ -606,18 +593,20 @@ def write_smooth_vector(
 # From the sums to the value and to what the gradient is made of
 
 
-def evaluate(row: Row, scores: Scores) -> float:
+def evaluate(row: np.ndarray, sums: np.ndarray, scores: Scores) -> float:
     """The weighted sum over a row; its own and others become gradients, its margin the value."""
-    copy(row.others, row.sum, 1)
-    exponentiate(row.own, row.margin, row.largest)
-    subtract(row.margin, row.largest, ONE)
+    copy(row[OTHERS], sums[SUM], 1)
+    exponentiate(row[OWN], row[MARGIN], row[LARGEST])
+    subtract(row[MARGIN], row[LARGEST], ONE)
     if scores.smooth.size:
-        set_smooth(row, scores.smooth)
-    apply_formula(row.margin, row.others, row.own, scores.gamma)
-    result = weighted_sum(row.margin, row.others, row.own, row.weight, scores.loss_weight)
+        set_smooth(row, sums, scores.smooth)
+    apply_formula(row[MARGIN], row[OTHERS], row[OWN], scores.gamma)
+    result = weighted_sum(row[MARGIN], row[OTHERS], row[OWN], row[WEIGHT], scores.loss_weight)
     if scores.smooth.size:
-        result += weighted_sum(row.smooth, row.share, row.smooth_own, row.unit, scores.loss_weight)
-        add_all(row.own, row.smooth_own)
+        result += weighted_sum(
+            row[SMOOTH], row[SHARE], row[SMOOTH_OWN], row[UNIT], scores.loss_weight
+        )
+        add_all(row[OWN], row[SMOOTH_OWN])
     return result
 
 
@@ -627,21 +616,21 @@ def apply_formula(margin: np.ndarray, others: np.ndarray, own: np.ndarray, gamma
         margin[i], others[i], own[i] = formula(own[i], others[i], margin[i], gamma)
 
 
-def set_smooth(row: Row, smooth: np.ndarray) -> None:
+def set_smooth(row: np.ndarray, sums: np.ndarray, smooth: np.ndarray) -> None:
     """Sets what label smoothing adds to the values and to the gradient."""
     everything = sum_of(smooth)
-    copy(row.smooth, row.distance, 1)
-    add_logarithms(row.smooth, row.own, row.others, np.float32(everything))
-    copy(row.total, row.others, ONE)
-    add_all(row.total, row.own)
-    add_all(row.rest, row.own)
-    add_all(row.rest, row.ties)
-    for i in range(row.number.size):
-        weight = smooth[max(0, int(row.number[i]))]
+    copy(row[SMOOTH], sums[DISTANCE], 1)
+    add_logarithms(row[SMOOTH], row[OWN], row[OTHERS], np.float32(everything))
+    copy(row[TOTAL], row[OTHERS], ONE)
+    add_all(row[TOTAL], row[OWN])
+    add_all(row[REST], row[OWN])
+    add_all(row[REST], row[TIES])
+    for i in range(row.shape[1]):
+        weight = smooth[max(0, int(row[NUMBER, i]))]
         others = np.float32(everything - weight)
-        row.share[i] = ONE / row.total[i]
-        of_label = smoothing_derivative(row.own[i], row.others[i], weight, others)
-        row.smooth_own[i] = row.share[i] * of_label
+        row[SHARE, i] = ONE / row[TOTAL, i]
+        of_label = smoothing_derivative(row[OWN, i], row[OTHERS, i], weight, others)
+        row[SMOOTH_OWN, i] = row[SHARE, i] * of_label
 
 
 def add_logarithms(

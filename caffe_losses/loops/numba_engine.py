@@ -5,7 +5,7 @@ import hashlib
 import inspect
 import types
 from pathlib import Path
-from typing import Any, Callable, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, Set, Tuple
 
 import numba
 import numpy as np
@@ -287,25 +287,50 @@ def fingerprint() -> str:
 def compiled(function: Callable, owner: str = "", **names: Any) -> Any:
     """A function with all that it calls, and with other values for some of its module's names.
 
+    What uses none of these names is compiled once for all owners. The others have their owner's
+    name in their own: Numba tells functions of one name apart by a number that it counts anew in
+    each process, so that those of two loops that two processes have cached would else be taken for
+    each other.
+    """
+    return (
+        compiled_for(function, owner, **names) if uses(function, names) else compiled_for(function)
+    )
+
+
+def uses(function: Callable, names: Iterable[str]) -> bool:
+    """Whether a function uses one of these names, or one that it calls does."""
+    is_direct = any(name in names for name in function.__code__.co_names)
+    return is_direct or any(uses(called, names) for called in calls(function).values())
+
+
+def calls(function: Callable) -> Dict[str, Callable]:
+    """The functions that one calls, but for those that have another form in compiled code."""
+    used = ((name, function.__globals__.get(name)) for name in function.__code__.co_names)
+    return {
+        name: value
+        for name, value in used
+        if isinstance(value, types.FunctionType) and value not in IMPLEMENTED
+    }
+
+
+@functools.lru_cache(maxsize=None)
+def compiled_for(function: Callable, owner: str = "", **names: Any) -> Any:
+    """The same, for those who use the names.
+
     Functions of loops stay functions, which LLVM vectorises one by one; formulas and the like
-    become part of those that call them. What depends on `names` has its owner's name in its own:
-    Numba tells functions of one name apart by a number that it counts anew in each process, so that
-    those of two loops that two processes have cached would else be taken for each other.
+    become part of those that call them.
     """
     is_of_loops = function.__module__.startswith("caffe_losses.loops.")
     # Only Python needs the wrapper that unpacks arguments; it takes half of the time to compile.
     options = {**OPTIONS, "no_cpython_wrapper": True} if is_of_loops else {"inline": "always"}
-    name = f"{function.__name__}_of_{owner}" if owner else function.__name__
+    name = f"{function.__name__}_of_{owner or fingerprint()}"
     return numba.njit(**options)(linked(function, name, owner, **names))
 
 
 def linked(function: Callable, name: str, owner: str, **names: Any) -> Callable:
     """A copy of a function, of another name, that calls compiled functions."""
-    values = {**function.__globals__, **names}
-    for used in function.__code__.co_names:
-        value = values.get(used)
-        if isinstance(value, types.FunctionType) and value not in IMPLEMENTED:
-            values[used] = compiled(value, owner, **names)
+    called = {used: compiled(value, owner, **names) for used, value in calls(function).items()}
+    values = {**function.__globals__, **called, **names}
     copy = types.FunctionType(function.__code__, values, function.__name__)
     copy.__qualname__ = name
     copy.__module__ = function.__module__

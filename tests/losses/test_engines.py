@@ -290,7 +290,7 @@ def test_exp_ends_in_zero_and_passes_nan_on(form):
 
 
 @pytest.mark.parametrize("formula", [formulas.half_squared_error, formulas.huber])
-def test_each_function_of_a_cached_loop_has_the_name_of_that_loop(formula):
+def test_each_function_of_a_cached_loop_has_the_name_of_that_loop_or_of_the_sources(formula):
     """Numba numbers functions anew in each process, and mixes up two of one name and number."""
     from caffe_losses.loops import numba_engine
 
@@ -300,5 +300,9 @@ def test_each_function_of_a_cached_loop_has_the_name_of_that_loop(formula):
     compiled.compile(tuple(map(numba.typeof, (*pointwise.EXAMPLE, 0, 1))))
     (code,) = compiled.inspect_llvm().values()
     shared = re.findall(r"define linkonce_odr [^@]*@\"?(\w+)", code)
-    own = [name for name in shared if not name.startswith("NRT_")]
-    assert own and all("_of_its_name" in name for name in own), own
+    own = [symbol for symbol in shared if not symbol.startswith("NRT_")]
+    owners = ("_of_its_name", f"_of_{numba_engine.fingerprint()}")
+    assert own and all(any(owner in symbol for owner in owners) for symbol in own), own
+    for function in (pointwise.run_row, pointwise.run_stretch):  # they call the formula
+        name = numba_engine.compiled(function, "its_name", **names).py_func.__qualname__
+        assert name == f"{function.__name__}_of_its_name"
