@@ -12,6 +12,8 @@ from typing import Any, Iterable, List, NamedTuple, Optional, Sequence, TextIO, 
 
 import numpy as np
 
+from caffe_losses.build_net import net_of, read_net
+
 DESCRIPTION = """
 Runs the data layers of a net and counts the labels that they give: positives P, negatives Q and
 ignored ones of each channel or class. Prints the weights with which they weigh the same, as a
@@ -160,9 +162,10 @@ def notes(tally: Tally) -> List[str]:
 
 def net_of_label(path: str, blob: str, phase: str) -> Any:
     """The layers of a net that a blob is made by, as a net."""
-    from caffe_losses.gradient_check.nets import net_of
-
-    parameter = read_net(path)
+    try:
+        parameter = read_net(path)
+    except ValueError as error:
+        raise CannotCount(str(error)) from error
     layers = layers_that_make(parameter, blob, path)
     for layer in layers:
         if is_in_phase(layer, phase):
@@ -170,20 +173,6 @@ def net_of_label(path: str, blob: str, phase: str) -> Any:
     del parameter.layer[:]
     parameter.layer.extend(layers)
     return net_of(parameter, phase)
-
-
-def read_net(path: str) -> Any:
-    from google.protobuf import text_format
-
-    from caffe_losses.import_caffe import caffe
-
-    try:
-        with open(path) as file:
-            return text_format.Parse(file.read(), caffe.proto.caffe_pb2.NetParameter())
-    except (OSError, UnicodeDecodeError) as error:
-        raise CannotCount(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    except text_format.ParseError as error:
-        raise CannotCount(f"{path}:{error}") from error
 
 
 def layers_that_make(parameter: Any, blob: str, path: str) -> List[Any]:

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from caffe import layers as L
 
-from caffe_losses.gradient_check import assert_gradients, check_gradients, main
+from caffe_losses.build_net import net_of
+from caffe_losses.gradient_check import assert_gradients, check_gradients
+from caffe_losses.gradient_check.__main__ import main
 from caffe_losses.gradient_check.layer_function import LayerFunction
 from caffe_losses.gradient_check.measurement import derivative, noise_level
-from caffe_losses.gradient_check.nets import fill_inputs, net_of, python_layer_net
+from caffe_losses.gradient_check.nets import fill_inputs, python_layer_net
 from caffe_losses.gradient_check.probes import other_bottoms
 
 SHAPE = (2, 3, 4, 4)
@@ -918,7 +920,7 @@ def test_command_says_what_is_wrong_with_a_net(tmp_path, prototxt, problem):
     assert problem(str(broken)).startswith("could not check: Caffe aborted")
     broken.write_text(PROTOTXT.replace("num_output", "outputs"))
     assert f"{broken}:8:25" in problem(str(broken))
-    assert "there is no file none.prototxt" in problem("none.prototxt")
+    assert "none.prototxt: No such file or directory" in problem("none.prototxt")
     assert "there is no file none.caffemodel" in problem(prototxt, "--weights", "none.caffemodel")
     assert "draw it as labels:K" in problem(prototxt)
     assert "label holds 5, and the classes are 0 to 3; draw it as labels:4" in problem(
