@@ -8,11 +8,12 @@ import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Iterable, List, NamedTuple, Optional, Sequence, TextIO, Union
+from typing import Any, List, NamedTuple, Optional, Sequence, TextIO, Union
 
 import numpy as np
 
 from caffe_losses.build_net import net_of, read_net
+from caffe_losses.progress import progress_bar
 
 DESCRIPTION = """
 Runs the data layers of a net and counts the labels that they give: positives P, negatives Q and
@@ -310,20 +311,11 @@ def count(arguments: argparse.Namespace, terminal: TextIO) -> Tally:
     net = net_of_label(arguments.net, arguments.blob, arguments.phase)
     if arguments.blob not in net.blobs:
         raise CannotCount(f'there is no blob "{arguments.blob}" in the phase {arguments.phase}')
-    counts = LabelCounts(arguments.ignore_label)
-    for _ in progress_bar(range(arguments.batches), arguments.blob, terminal):
+    counts, batches = LabelCounts(arguments.ignore_label), range(arguments.batches)
+    for _ in progress_bar(batches, arguments.blob, unit="batch", file=terminal):
         net.forward()
         counts.add(net.blobs[arguments.blob].data)
     return counts.tally(arguments.classes)
-
-
-def progress_bar(batches: Iterable[int], name: str, terminal: TextIO) -> Iterable[int]:
-    """tqdm's, on a terminal that has it."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return batches
-    return tqdm(batches, desc=name, unit="batch", file=terminal, leave=False, disable=None)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import sys
 import traceback
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Callable, Dict, Iterable, Optional, Sequence, Tuple, Union
+from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -15,6 +15,7 @@ from caffe_losses.gradient_check import nets
 from caffe_losses.gradient_check.check import check_gradients
 from caffe_losses.gradient_check.judgement import Options
 from caffe_losses.gradient_check.report import Report
+from caffe_losses.progress import progress_bar
 
 DESCRIPTION = """
 Checks the gradients of a net or of one Python layer against numeric derivatives, layer by layer.
@@ -29,7 +30,7 @@ examples:
 """
 
 COULD_NOT_CHECK = 2
-PACKAGE = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
+PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 
 # Primes, so that what a gradient is wrong by tells which number of the layer that is.
 DEFAULT_SHAPE = 3, 5, 7, 11
@@ -144,10 +145,10 @@ def report_or_problem(arguments: argparse.Namespace) -> Union[Report, str]:
     except (Exception, SystemExit) as error:
         text = " ".join(str(error).split())
         frame = traceback.extract_tb(error.__traceback__)[-1]
-        folder, file_name = os.path.split(frame.filename)
         if isinstance(error, ValueError) and frame.filename.startswith(PACKAGE):
             return text
-        return f"{type(error).__name__}: {text} (in {frame.name}, {file_name}:{frame.lineno})"
+        where = f"{frame.name}, {os.path.basename(frame.filename)}:{frame.lineno}"
+        return f"{type(error).__name__}: {text} (in {where})"
 
 
 def check(arguments: argparse.Namespace) -> Report:
@@ -172,15 +173,6 @@ def check(arguments: argparse.Namespace) -> Report:
         inputs = dict(zip(net.inputs, draws))
     chosen = arguments.label, arguments.only, arguments.only_python
     return check_gradients(net, inputs, *chosen, **options._asdict())
-
-
-def progress_bar(measurements: Iterable[Any], name: str) -> Iterable[Any]:
-    """tqdm's, on a terminal that has it."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return measurements
-    return tqdm(measurements, desc=name, leave=False, disable=None)
 
 
 if __name__ == "__main__":

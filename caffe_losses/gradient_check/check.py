@@ -107,7 +107,7 @@ class LayerCheck:
         row = self.label_row(row, variable) if row.is_label else self.judged_row(row, variable)
         habits = probes.habits(self.gradients[name], variable.is_parameter)
         faults = [] if row.is_label else [*itertools.islice(habits, 1)]
-        faults += sorted(function.misdeeds[name])
+        faults += sorted(misdeed for blob, misdeed in function.misdeeds if blob in (name, ""))
         if not faults:
             return row
         # What a gradient that is another each time is by chance explains nothing.

@@ -106,25 +106,23 @@ def transpositions(judge: Judge, evidence: Evidence) -> Iterator[str]:
 def wrong_groups(judge: Judge, evidence: Evidence) -> Iterator[str]:
     """Images, channels or mask values of the wrong elements, if all elements there are wrong."""
     matters = np.maximum(np.abs(evidence.analytic), np.abs(evidence.numeric)) > 2 * evidence.error
-    for name, values, all_groups, _ in judge.groupings:
-        groups = all_groups[evidence.elements]
-        bad = np.unique(groups[evidence.wrong])
-        is_bad = np.isin(groups, bad)
+    wrong = evidence.elements[evidence.wrong]
+    for name, groups in judge.groupings.items():
+        bad = {value: group for value, group in groups.items() if np.isin(wrong, group).any()}
+        is_bad = np.isin(evidence.elements, np.concatenate([[], *bad.values()]))
         inside, outside = matters & is_bad, matters & ~is_bad
         if inside.any() and outside.any() and evidence.wrong[inside].mean() > NEARLY_ALL:
-            yield f"{name} {', '.join(f'{values[group]:g}' for group in bad)}"
+            yield f"{name} {', '.join(f'{value:g}' for value in bad)}"
 
 
 def wrong_together(judge: Judge, elements: np.ndarray) -> str:
     """What is said of elements that are too small to be wrong one by one."""
     what = "wrong" if judge.gradient.ravel()[elements].any() else "zero"
-    for name, values, groups, _ in judge.groupings:
-        group = groups[elements[0]]
-        if np.array_equal(np.flatnonzero(groups == group), np.sort(elements)):
-            return (
-                f"{what} {name} {values[group]:g}, by the scale of these elements together; the "
-                f"others are larger"
-            )
+    for name, groups in judge.groupings.items():
+        for value, group in groups.items():
+            if np.array_equal(group, np.sort(elements)):
+                why = "by the scale of these elements together; the others are larger"
+                return f"{what} {name} {value:g}, {why}"
     return f"{what} along a direction of many elements; noise hides which of them are"
 
 

@@ -11,6 +11,7 @@ from caffe_losses.gradient_check.report import CANNOT_TELL, OK, WRONG
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 Group = Tuple[np.ndarray, np.ndarray]  # elements that move together, and which way
+Groupings = Dict[str, Dict[float, np.ndarray]]  # "in channel": the elements in 0, in 1, ...
 
 # Without --samples, as many elements and directions as make about this many values: about a second
 # for a large blob, every element of a small one.
@@ -60,15 +61,6 @@ class Options(NamedTuple):
             raise ValueError(f"seed must be from 0 to {LARGEST_SEED}; it is {self.seed}")
 
 
-class Grouping(NamedTuple):
-    """A way to group the elements of a blob, such as by channel."""
-
-    name: str
-    values: np.ndarray  # what the groups are called
-    groups: np.ndarray  # the number of its group for each element
-    largest: np.ndarray  # what is largest in the gradient of each group
-
-
 class Judgement(NamedTuple):
     """A verdict with the measurements it rests on."""
 
@@ -89,12 +81,14 @@ class Judge:
         self.measurer = Measurer(function, variable, gradient, options.step)
         self.elements: Dict[int, Measurement] = {}  # measured one by one,
         self.directions: List[Measurement] = []  # and together
-        self.largest = float(np.abs(gradient).max())
+        self.largest = self.largest_of(np.arange(gradient.size))
         self.masks = {each: function.origin[each] for each in function.labels - {variable.name}}
-        self.groupings = [] if variable.is_parameter else groupings_of(gradient, self.masks)
+        self.groupings = {} if variable.is_parameter else groupings_of(gradient, self.masks)
+        self.groups = [each for groups in self.groupings.values() for each in groups.values()]
         # For each element, what is largest in the weakest group that it is in.
-        largest = [each.largest[each.groups] for each in self.groupings]
-        self.weakest = np.minimum.reduce([np.full(gradient.size, np.inf), *largest])
+        self.weakest = np.full(gradient.size, np.inf)
+        for group in self.groups:
+            self.weakest[group] = np.minimum(self.weakest[group], self.largest_of(group))
         affordable = EFFORT / function.work
         self.samples = options.samples or int(np.clip(affordable, LEAST_SAMPLES, MOST_SAMPLES))
         self.group_count = int(np.clip(affordable / 4, LEAST_GROUPS, MOST_GROUPS))
@@ -103,6 +97,9 @@ class Judge:
         if options.kink is not None and not variable.is_parameter:
             distance = np.abs(np.abs(function.origin[variable.name].ravel()) - options.kink)
             self.candidates = np.flatnonzero(distance > options.step)
+
+    def largest_of(self, elements: np.ndarray) -> float:
+        return float(np.abs(self.gradient.ravel()[elements]).max())
 
     # What a measurement says.
 
@@ -199,12 +196,13 @@ class Judge:
     def weak_groups(self) -> List[Group]:
         """Each channel or class that is small against the largest, with all its elements at once:
         what is missing there may be too small to be seen in single elements."""
+        limit = WEAK * self.largest
         weak = [
-            self.candidates[grouping.groups[self.candidates] == group]
-            for grouping in self.groupings
-            for group in np.flatnonzero(grouping.largest < WEAK * self.largest)
+            np.intersect1d(group, self.candidates)
+            for group in self.groups
+            if self.largest_of(group) < limit
         ]
-        return [(each, np.ones(each.size)) for each in weak if each.size][: self.group_count]
+        return [(group, np.ones(group.size)) for group in weak if group.size][: self.group_count]
 
     def measure_directions(self, elements: List[Measurement]) -> Iterator[List[Measurement]]:
         """Many elements at once, in one way after the other.
@@ -232,7 +230,8 @@ class Judge:
         narrowest, wrong = direction, [direction]
         while wrong:
             narrowest = max(wrong, key=self.relative_error)
-            parts = zip(*(np.array_split(each, 2) for each in narrowest[:2]))
+            signs = np.sign(narrowest.rates)
+            parts = zip(np.array_split(narrowest.elements, 2), np.array_split(signs, 2))
             wrong = self.wrong_of(self.measure([*parts] if narrowest.elements.size > 1 else []))
         is_part = narrowest.elements.size <= max(1, direction.elements.size // NARROWED)
         return narrowest if is_part else None
@@ -246,23 +245,22 @@ class Judge:
         return max(clear or finite, key=self.relative_error, default=None)
 
 
-def groupings_of(gradient: np.ndarray, masks: Arrays) -> List[Grouping]:
+def groupings_of(gradient: np.ndarray, masks: Arrays) -> Groupings:
     """By the values of labels and masks, by image and by channel."""
-    found = []
+    numbered = {}
     for name, mask in masks.items():
-        values, groups = np.unique(mask, return_inverse=True)
+        values, numbers = np.unique(mask, return_inverse=True)
         shape = broadcastable(mask, gradient.shape)
         if shape and 1 < values.size <= MOST_VALUES:
-            found.append((f"where {name} is", values, groups.reshape(shape)))
-    indices = np.ogrid[tuple(map(slice, gradient.shape))]
-    for name, index in zip(("in image", "in channel"), indices):
-        found.append((name, index.ravel(), index))
-    groupings = []
-    for name, values, groups in found:
-        groups = np.broadcast_to(groups, gradient.shape).ravel()
-        largest = np.zeros(len(values))
-        np.maximum.at(largest, groups, np.abs(gradient).ravel())
-        groupings.append(Grouping(name, values, groups, largest))
+            numbered[f"where {name} is"] = values, numbers.reshape(shape)
+    for name, index in zip(("in image", "in channel"), np.ogrid[tuple(map(slice, gradient.shape))]):
+        numbered[name] = index.ravel(), index
+    groupings = {}
+    for name, (values, numbers) in numbered.items():
+        everywhere = np.broadcast_to(numbers, gradient.shape).ravel()
+        ends = np.cumsum(np.bincount(everywhere))[:-1]
+        groups = np.split(np.argsort(everywhere, kind="mergesort"), ends)
+        groupings[name] = dict(zip(values, groups))
     return groupings
 
 

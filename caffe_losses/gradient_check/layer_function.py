@@ -71,7 +71,7 @@ class LayerFunction:
         # Caffe's propagate_down, known of a Python layer once Caffe called its backward; and what
         # that gets instead.
         self.asked = self.flags = [] if self.is_python else [True] * len(self.bottoms)
-        self.misdeeds: Dict[str, Set[str]] = {each.name: set() for each in self.variables}
+        self.misdeeds: Set[Tuple[str, str]] = set()  # of a variable, or of all: ""
 
     @property
     def loss_weight(self) -> Optional[float]:
@@ -119,13 +119,12 @@ class LayerFunction:
         parts = self.cotangent if cotangent is None else cotangent
         for top, part in zip(self.tops, np.split(parts, self.ends)):
             top.diff[...] = part.reshape(top.diff.shape)
-        top_diffs = [top.diff.copy() for top in self.all_tops]
         data = [bottom.blob.data.copy() for bottom in self.bottoms]
         diffs = [bottom.blob.diff.copy() for bottom in self.bottoms]
+        top_diffs = [top.diff.copy() for top in self.all_tops]
         self.run_backward()
         self.note_changed_bottoms("backward", data)
-        self.note_changed_top_diffs(top_diffs)
-        self.note_unasked_gradients(diffs)
+        self.note_changed_diffs(diffs, top_diffs)
         gradient: Arrays = {}
         for each in self.variables:  # one blob may be several bottoms
             gradient[each.name] = gradient.get(each.name, 0) + each.blob.diff.astype(np.float64)
@@ -136,27 +135,22 @@ class LayerFunction:
         for (name, blob, *_), data in zip(self.bottoms, before):
             # As bytes, in which NaN is NaN.
             if address(blob.data) not in in_place and blob.data.tobytes() != data.tobytes():
-                self.misdeeds[name].add(f"{call} changes the data of this bottom")
+                self.misdeeds.add((name, f"{call} changes the data of this bottom"))
 
-    def note_changed_top_diffs(self, before: List[np.ndarray]) -> None:
+    def note_changed_diffs(self, of_bottoms: List[np.ndarray], of_tops: List[np.ndarray]) -> None:
+        asked = {address(each.blob.diff) for each, flag in zip(self.bottoms, self.flags) if flag}
+        for (name, blob, *_), diff in zip(self.bottoms, of_bottoms):
+            # Zeros do no harm.
+            if address(blob.diff) not in asked and blob.diff[blob.diff != diff].any():
+                misdeed = "backward ignores propagate_down: it writes a gradient to this bottom for"
+                self.misdeeds.add((name, f"{misdeed} propagate_down = {self.flags}"))
         shared = {address(bottom.blob.diff) for bottom in self.bottoms}
-        for index, (top, diff) in enumerate(zip(self.all_tops, before)):
+        for index, (top, diff) in enumerate(zip(self.all_tops, of_tops)):
             if address(top.diff) not in shared and not np.array_equal(top.diff, diff):
                 misdeed = f"backward changes top[{index}].diff"
                 if self.loss_weight is not None:
                     misdeed += ", where Caffe writes the loss_weight only once: changes add up"
-                for misdeeds in self.misdeeds.values():
-                    misdeeds.add(misdeed)
-
-    def note_unasked_gradients(self, before: List[np.ndarray]) -> None:
-        """What backward writes to bottoms that it is not asked for; zeros do no harm."""
-        asked = {address(each.blob.diff) for each, flag in zip(self.bottoms, self.flags) if flag}
-        for (name, blob, *_), diff in zip(self.bottoms, before):
-            if address(blob.diff) not in asked and blob.diff[blob.diff != diff].any():
-                self.misdeeds[name].add(
-                    f"backward ignores propagate_down: it writes a gradient to this bottom for "
-                    f"propagate_down = {self.flags}"
-                )
+                self.misdeeds.add(("", misdeed))
 
     def run_backward(self) -> None:
         """Has Caffe run the layer's backward; a Python layer's with `flags`, once there are any."""

@@ -3,7 +3,7 @@
 Many faults show here without a numeric derivative.
 """
 
-from typing import Any, Dict, Iterator, NamedTuple, Optional
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional
 
 import numpy as np
 
@@ -40,20 +40,24 @@ def other_bottoms(function: LayerFunction) -> Arrays:
     origin, names = function.origin, {each.name for each in function.bottoms}
     other = {**origin, **{name: np.roll(origin[name], 1) for name in names}}
     for draw in range(DRAWS):
-        drawn = dict(other)
-        for name in names:
-            sizes = {axis: size for axis, size in enumerate(origin[name].shape) if axis != 1}
-            if max(sizes.values(), default=1) > 1:
-                drawn[name] = origin[name]
-            for axis, size in sizes.items():
-                # The same for bottoms that belong together.
-                random = np.random.RandomState([function.seed, 2, draw, axis])
-                drawn[name] = drawn[name].take(random.randint(size, size=size), axis=axis)
-        if is_taken(function, drawn):
-            other = drawn
+        drawn = {name: redrawn(origin[name], [function.seed, 2, draw]) for name in names}
+        if is_taken(function, {**origin, **drawn}):
+            other = {**origin, **drawn}
             if all(drawn[name].sum() != origin[name].sum() for name in names):
                 break
     return other
+
+
+def redrawn(array: np.ndarray, seed: List[int]) -> np.ndarray:
+    """Images and positions of an array; of a single one, the array turned about."""
+    sizes = {axis: size for axis, size in enumerate(array.shape) if axis != 1}
+    if max(sizes.values(), default=1) == 1:
+        return np.roll(array, 1)
+    for axis, size in sizes.items():
+        # The same for bottoms that belong together.
+        drawn = np.random.RandomState([*seed, axis]).randint(size, size=size)
+        array = array.take(drawn, axis=axis)
+    return array
 
 
 def is_taken(function: LayerFunction, point: Arrays) -> bool:
@@ -77,10 +81,8 @@ def random_forward(function: LayerFunction, other: Arrays) -> str:
         values = ", ".join(f"{each @ function.cotangent:.8g}" for each in outputs)
         return f"the forward is not deterministic: three for the same bottoms give {values}"
     if not is_same(outputs[0], outputs[1], SAME_FORWARD):
-        for misdeeds in function.misdeeds.values():
-            misdeeds.add(
-                "stale: forward depends on the bottoms and labels that the layer saw before"
-            )
+        misdeed = "stale: forward depends on the bottoms and labels that the layer saw before"
+        function.misdeeds.add(("", misdeed))
     return ""
 
 
@@ -93,14 +95,13 @@ def choose_flags(function: LayerFunction) -> str:
     """
     function.run_backward()
     asked, bottoms = function.asked, function.bottoms
-    without_labels = [
-        flag and each.name not in function.labels for flag, each in zip(asked, bottoms)
+    is_label = [bottom.name in function.labels for bottom in bottoms]
+    less = [
+        [flag and not is_label[i] for i, flag in enumerate(asked)],
+        [flag and i == 0 for i, flag in enumerate(asked)],
     ]
-    first_alone = [flag and each.number == 0 for flag, each in zip(asked, bottoms)]
     found, errors = [], []
-    for function.flags in [asked] + [
-        flags for flags in (without_labels, first_alone) if any(flags)
-    ]:
+    for function.flags in [asked, *filter(any, less)]:
         try:
             found.append((function.flags, function.gradient(function.origin)))
         except Exception as error:
@@ -111,10 +112,9 @@ def choose_flags(function: LayerFunction) -> str:
     for flags, gradient in found[1:]:
         for flag, (name, *_) in zip(flags, bottoms):
             if flag and not is_same(gradient[name], expected[name]):
-                function.misdeeds[name].add(
-                    f"backward mixes up propagate_down: for {flags} it gives this bottom another "
-                    f"gradient than for {function.flags}"
-                )
+                misdeed = f"backward mixes up propagate_down: for {flags} it gives this bottom"
+                misdeed += f" another gradient than for {function.flags}"
+                function.misdeeds.add((name, misdeed))
     return f"{type(errors[0]).__name__}: {errors[0]}" if errors else ""
 
 
