@@ -151,16 +151,12 @@ class LayerCheck:
         if not np.isfinite(gradients.analytic).all():
             return row._replace(verdict=WRONG)
         judge = Judge(function, variable, gradients.analytic, self.options)
-        verdict, decisive, hindrance = judge.verdict()
-        row = row._replace(
-            verdict=verdict,
-            findings=[hindrance] if hindrance else [],
-            checked=len(judge.elements),
-            directions=len(judge.directions),
-        )
+        verdict, decisive, finding = judge.verdict()
+        row = row._replace(checked=len(judge.elements), directions=len(judge.directions))
         if verdict == WRONG:
             loss_weight = None if gradients.follows_top_diff else function.loss_weight
-            row = row._replace(findings=[explain(judge, decisive, loss_weight)])
+            finding = explain(judge, decisive, loss_weight)
+        row = row._replace(verdict=verdict, findings=[finding] if finding else [])
         worst = judge.worst(decisive)
         if worst is None:
             return row

@@ -1,7 +1,7 @@
 """What is wrong with a gradient: the usual causes, each with the evidence for it."""
 
 import itertools
-from typing import Iterator, List, NamedTuple, Optional
+from typing import Iterator, List, Optional, Tuple
 
 import numpy as np
 
@@ -13,54 +13,34 @@ NEARLY_ALL = 0.9  # of the elements of a group are wrong where the group is
 MOST_ELEMENTS = 100  # that are measured for an explanation, besides those that were
 
 
-class Evidence(NamedTuple):
-    """Analytic and numeric gradient, element by element."""
-
-    elements: np.ndarray  # flat indices
-    analytic: np.ndarray
-    numeric: np.ndarray
-    error: np.ndarray
-    wrong: np.ndarray
-
-    def where(self, chosen: np.ndarray) -> "Evidence":
-        return Evidence(*(each[chosen] for each in self))
-
-
 def explain(judge: Judge, decisive: List[Measurement], loss_weight: Optional[float]) -> str:
     """The first of the usual causes that explains the difference. There is a loss_weight where
     the gradient does not follow top[0].diff."""
     judge.measure_elements(sorted({*judge.sample(MOST_ELEMENTS)} - {*judge.elements}))
     measured = [judge.elements[element] for element in sorted(judge.elements)]
-    evidence = Evidence(
-        elements=np.array(sorted(judge.elements)),
-        analytic=np.array([each.analytic for each in measured]),
-        numeric=np.array([each.numeric for each in measured]),
-        error=np.array([each.error for each in measured]),
-        wrong=np.array([judge.is_wrong(each) for each in measured]),
-    )
-    return next(causes(judge, evidence, decisive[0].elements, loss_weight))
+    return next(causes(judge, measured, decisive[0].elements, loss_weight))
 
 
 def causes(
-    judge: Judge, evidence: Evidence, decisive: np.ndarray, loss_weight: Optional[float]
+    judge: Judge, measured: List[Measurement], decisive: np.ndarray, loss_weight: Optional[float]
 ) -> Iterator[str]:
     if not judge.gradient.any():
-        yield f"all zero, where the numeric gradient goes up to {abs(evidence.numeric).max():.4g}"
-    ratio = ratio_of(evidence, judge.options.threshold)
+        largest = max(abs(each.numeric) for each in measured)
+        yield f"all zero, where the numeric gradient goes up to {largest:.4g}"
+    ratio = ratio_of(measured, judge.options.threshold)
     if ratio and is_near(ratio, -1):
         yield "sign flipped: every element is -1 times the numeric one"
     if ratio:
         sign = "sign flipped, and " if ratio < 0 else ""
         fitting = factors(judge, abs(ratio), loss_weight)
         yield f"{sign}every element is {ratio:.5g} times the numeric one; {fitting}"
-    yield from transpositions(judge, evidence)
-    wrong = evidence.where(evidence.wrong)
+    yield from transpositions(judge, measured)
+    wrong = judge.wrong_of(measured)
     what = what_is_wrong(wrong, judge.options.threshold)
-    yield from (f"{what} only {name}" for name in wrong_groups(judge, evidence))
-    if not wrong.elements.size:
+    yield from (f"{what} only {name}" for name in wrong_groups(judge, measured))
+    if not wrong:
         yield wrong_together(judge, decisive)
-    count = f"{len(wrong.elements)} of {len(evidence.elements)} elements"
-    yield f"{count} are {what}, in no pattern known here"
+    yield f"{len(wrong)} of {len(measured)} elements are {what}, in no pattern known here"
 
 
 def factors(judge: Judge, ratio: float, loss_weight: Optional[float]) -> str:
@@ -92,26 +72,31 @@ def factors(judge: Judge, ratio: float, loss_weight: Optional[float]) -> str:
     return f"{'candidates:' if fitting[1:] else 'what fits is'} {'; '.join(fitting)}"
 
 
-def transpositions(judge: Judge, evidence: Evidence) -> Iterator[str]:
-    gradient = judge.gradient
-    tolerance = judge.options.threshold * np.abs(gradient).max() + evidence.error.max()
+def transpositions(judge: Judge, measured: List[Measurement]) -> Iterator[str]:
+    gradient, (_, numeric, error) = judge.gradient, columns(measured)
+    elements = [int(each.elements[0]) for each in measured]
+    tolerance = judge.options.threshold * np.abs(gradient).max() + error.max()
     for axes in list(itertools.permutations(range(gradient.ndim)))[1:]:
         shape = [gradient.shape[axis] for axis in axes]
         supposed = gradient.reshape(shape).transpose(np.argsort(axes)).ravel()
-        if (np.abs(supposed[evidence.elements] - evidence.numeric) <= tolerance).all():
+        if (np.abs(supposed[elements] - numeric) <= tolerance).all():
             order = ", ".join(map(str, axes))
             yield f"transposed: it is the numeric gradient with its axes in the order {order}"
 
 
-def wrong_groups(judge: Judge, evidence: Evidence) -> Iterator[str]:
+def wrong_groups(judge: Judge, measured: List[Measurement]) -> Iterator[str]:
     """Images, channels or mask values of the wrong elements, if all elements there are wrong."""
-    matters = np.maximum(np.abs(evidence.analytic), np.abs(evidence.numeric)) > 2 * evidence.error
-    wrong = evidence.elements[evidence.wrong]
+    elements = np.array([each.elements[0] for each in measured])
+    is_wrong = np.array([judge.is_wrong(each) for each in measured])
+    analytic, numeric, error = columns(measured)
+    matters = np.maximum(np.abs(analytic), np.abs(numeric)) > 2 * error
     for name, groups in judge.groupings.items():
-        bad = {value: group for value, group in groups.items() if np.isin(wrong, group).any()}
-        is_bad = np.isin(evidence.elements, np.concatenate([[], *bad.values()]))
+        bad = {
+            value: each for value, each in groups.items() if np.isin(elements[is_wrong], each).any()
+        }
+        is_bad = np.isin(elements, np.concatenate([[], *bad.values()]))
         inside, outside = matters & is_bad, matters & ~is_bad
-        if inside.any() and outside.any() and evidence.wrong[inside].mean() > NEARLY_ALL:
+        if inside.any() and outside.any() and is_wrong[inside].mean() > NEARLY_ALL:
             yield f"{name} {', '.join(f'{value:g}' for value in bad)}"
 
 
@@ -126,19 +111,24 @@ def wrong_together(judge: Judge, elements: np.ndarray) -> str:
     return f"{what} along a direction of many elements; noise hides which of them are"
 
 
-def what_is_wrong(wrong: Evidence, threshold: float) -> str:
-    if not wrong.analytic.any():
+def what_is_wrong(wrong: List[Measurement], threshold: float) -> str:
+    if not any(each.analytic for each in wrong):
         return "zero"
-    if not (np.abs(wrong.numeric) > wrong.error).any():
+    if not any(abs(each.numeric) > each.error for each in wrong):
         return "not zero as they should be"
     ratio = ratio_of(wrong, threshold)
     return f"{ratio:.4g} times the numeric one" if ratio else "wrong"
 
 
-def ratio_of(evidence: Evidence, threshold: float) -> Optional[float]:
+def ratio_of(measured: List[Measurement], threshold: float) -> Optional[float]:
     """The factor, other than 1, that makes the analytic of the numeric elements."""
-    _, analytic, numeric, error, _ = evidence
+    analytic, numeric, error = columns(measured)
     if not analytic.any() or (np.abs(numeric) <= error).all():
         return None
     factor = proportion(analytic, numeric, threshold, error)
     return None if factor is None or abs(factor - 1) <= threshold else factor
+
+
+def columns(measured: List[Measurement]) -> Tuple[np.ndarray, ...]:
+    """Analytic and numeric values, and the errors of these."""
+    return tuple(np.array([(each.analytic, each.numeric, each.error) for each in measured]).T)

@@ -66,7 +66,7 @@ class Judgement(NamedTuple):
 
     verdict: str
     decisive: List[Measurement]
-    hindrance: str = ""  # to a verdict
+    finding: str = ""  # what stands in the way of a verdict
 
 
 class Judge:

@@ -137,28 +137,28 @@ def all_gradients(function: LayerFunction, other: Arrays) -> Dict[str, Gradients
 def habits(gradients: Gradients, is_parameter: bool) -> Iterator[str]:
     """Faults of backward that show without a numeric derivative; each may be the reason for those
     after it."""
-    marker, previous, first, again, third, doubled = gradients
+    marker, _, first, again, third, doubled = gradients
     bad = np.argwhere(~np.isfinite(first))
     if bad.size:
         count, value = f"{len(bad)} of {first.size}", first[tuple(bad[0])]
         where = ", ".join(map(str, bad[0]))
         yield f"{count} elements are not finite, the first ({value}) at ({where})"
-    untouched = (again == marker) & (third == 0)
+    untouched = (again == marker) & (third == 0) & (not is_parameter)
     if is_parameter and third.any() and is_same(again, third):
         yield (
             "backward overwrites the parameter's diff; Caffe accumulates there, over iter_size and "
             "over layers that share the parameter"
         )
-    if not is_parameter and untouched.all():
+    if untouched.all():
         yield "backward never writes this diff: it holds what it held before"
     if not is_parameter and third.any() and is_same(again, third + marker):
         yield "accumulates: backward adds to what the diff held before"
-    if not is_parameter and untouched.any() and is_same(again, np.where(untouched, marker, third)):
+    if untouched.any() and is_same(again, np.where(untouched, marker, third)):
         yield (
             f"backward leaves {untouched.sum()} of {untouched.size} elements of the diff "
             f"unwritten: they hold what they held before"
         )
-    yield from state(previous, first, again - marker if is_parameter else again, third)
+    yield from memories(gradients, second=again - marker if is_parameter else again)
     if not gradients.follows_top_diff:
         factor = proportion(doubled, third) or 0
         if is_near(factor, 1):
@@ -173,14 +173,13 @@ def habits(gradients: Gradients, is_parameter: bool) -> Iterator[str]:
         yield "the gradient is not proportional to top[0].diff"
 
 
-def state(
-    previous: np.ndarray, first: np.ndarray, second: np.ndarray, third: np.ndarray
-) -> Iterator[str]:
+def memories(gradients: Gradients, second: np.ndarray) -> Iterator[str]:
     """Faults of a gradient that depends on what the layer saw before."""
+    first, third = gradients.analytic, gradients.third
     factor, growth = proportion(first, third), proportion(second, first)
     if is_same(first, third) and is_same(first, second):
         return
-    if is_same(second, third) and is_same(first, previous):
+    if is_same(second, third) and is_same(first, gradients.previous):
         yield "stale: it is the gradient of the previous bottoms"
     elif is_same(second, third):
         found = "another gradient" if factor is None else f"a gradient {factor:.4g} times as large"
