@@ -342,6 +342,12 @@ def test_a_fault_is_named(layer, blob, finding):
     assert " 1 times" not in str(report)
 
 
+def test_backward_is_not_blamed_for_what_forward_changes():
+    report = check_gradients(masked_net("ForwardChangesBottom"), MASKED)
+    assert "forward changes the data" in str(report)
+    assert "backward changes the data" not in str(report)
+
+
 @pytest.mark.parametrize("layer", ["MissingNormaliser", "DoubledNormaliser", "SignFlipped"])
 def test_the_loss_weight_is_not_blamed_for_a_normaliser(layer):
     report = check_gradients(masked_net(layer, loss_weight=0.5), MASKED)
@@ -600,6 +606,19 @@ def test_a_net_without_force_backward_is_checked_where_it_has_gradients():
         "ip": "ok",
         "t": "skipped",
     }
+
+
+@pytest.mark.parametrize("layer, verdict", [("Shift", "ok"), ("OverwritesParameterDiff", "WRONG")])
+def test_a_python_layer_that_is_asked_for_the_gradient_of_its_parameters_alone(layer, verdict):
+    spec = caffe.NetSpec()
+    spec.x, spec.t = an_input(*SHAPE), an_input(*SHAPE)
+    spec.tanh = L.Python(spec.x, module="faulty_layers", layer="Tanh")
+    spec.shift = L.Python(spec.tanh, module="faulty_layers", layer=layer)
+    spec.loss = L.EuclideanLoss(spec.shift, spec.t)
+    found = rows(check_gradients(net(spec, force_backward=False), {"x": "normal", "t": "normal"}))
+    assert found["x"].findings == ["Caffe does not call this layer's backward"]
+    assert found["tanh"].findings == ["Caffe asks for no gradient here (propagate_down is false)"]
+    assert (found["shift[0]"].verdict, found["shift"].verdict) == (verdict, "ok")
 
 
 @pytest.mark.parametrize("lr_mult, verdict", [(0, "skipped"), (1, "WRONG")])
