@@ -47,7 +47,9 @@ def check_gradients(
     known: Set[str] = set()
     with kept(net):
         nets.fill_inputs(net, inputs or {}, settings.seed)
-        for name, parameter in nets.layer_parameters(net).items():
+        layers = nets.layer_parameters(net)
+        with_backward = nets.layers_with_backward(net, layers)
+        for name, parameter in layers.items():
             nets.require_classes(net, parameter)
             is_left_out = only_python and parameter.type != "Python"
             if not parameter.bottom or parameter.type in UNCHECKED_LAYERS or is_left_out:
@@ -57,7 +59,7 @@ def check_gradients(
             variables = {variable.name: variable for variable in function.variables}
             chosen = [blob for blob in variables if not only or {blob, name} & {*only}]
             if chosen:
-                check = LayerCheck(function, parameter, settings)
+                check = LayerCheck(function, parameter, name in with_backward, settings)
                 rows += [check.row(variables[blob]) for blob in chosen]
             known |= {name, *variables}
             # The layers above see this layer's tops as they were.
@@ -89,8 +91,10 @@ def assert_gradients(net: Any, *arguments: Any, **options: Any) -> Report:
 class LayerCheck:
     """What all gradients of a layer have in common, and a row for each."""
 
-    def __init__(self, function: LayerFunction, parameter: Any, options: Options) -> None:
-        self.function, self.options = function, options
+    def __init__(
+        self, function: LayerFunction, parameter: Any, has_backward: bool, options: Options
+    ) -> None:
+        self.function, self.has_backward, self.options = function, has_backward, options
         self.frozen = [i for i, spec in enumerate(parameter.param) if not spec.lr_mult]
         other = probes.other_bottoms(function)
         self.random_forward = probes.random_forward(function, other)
@@ -116,17 +120,19 @@ class LayerCheck:
 
     def reason_to_skip(self, variable: Variable) -> str:
         function, gradients, number = self.function, self.gradients[variable.name], variable.number
+        is_python, is_parameter = function.is_python, variable.is_parameter
         is_written = bool(gradients.third.any() or (gradients.again != gradients.marker).any())
-        if not function.asked:
+        is_called = bool(function.asked) if is_python else self.has_backward or is_written
+        # A Python layer may write a gradient that Caffe does not use.
+        if is_parameter and number in self.frozen and (is_python or not is_written):
+            return "Caffe computes no gradient here (lr_mult: 0)"
+        if not is_called:
             return "Caffe does not call this layer's backward"
-        if variable.is_parameter:
-            # A Python layer may write a gradient that Caffe does not use.
-            is_used = number not in self.frozen or (is_written and not function.is_python)
-            return "" if is_used else "Caffe computes no gradient here (lr_mult: 0)"
-        if not (function.asked[number] if function.is_python else is_written):
+        if not is_parameter and not (function.asked[number] if is_python else is_written):
             return "Caffe asks for no gradient here (propagate_down is false)"
-        is_refused = not function.flags[number]
-        return f"backward refuses to compute a gradient here: {self.refusal}" if is_refused else ""
+        if not is_parameter and not function.flags[number]:
+            return f"backward refuses to compute a gradient here: {self.refusal}"
+        return ""
 
     def label_row(self, row: Row, variable: Variable) -> Row:
         """The row of a bottom whose gradient should be zero, or that of a target."""

@@ -1,9 +1,10 @@
 """The net around one Python layer, the inputs of any net, and what its layers are set to."""
 
+import itertools
 import os
 import re
 import tempfile
-from typing import Any, Dict, Mapping, Sequence, Union
+from typing import Any, Dict, Mapping, Sequence, Set, Union
 
 import numpy as np
 
@@ -65,6 +66,18 @@ def layer_parameters(net: Any) -> Dict[str, Any]:
     for layer in parameter.layer:
         layer.ClearField("blobs")
     return {layer.name: layer for layer in parameter.layer}
+
+
+def layers_with_backward(net: Any, layers: Dict[str, Any]) -> Set[str]:
+    """Those on which a loss depends: without force_backward, Caffe calls no other backward."""
+    found: Set[str] = set()
+    needed: Set[str] = set()
+    for name, layer in reversed([*layers.items()]):
+        if needed & {*layer.top} or any(net.blob_loss_weights[top] for top in layer.top):
+            found.add(name)
+            asked: Any = itertools.zip_longest(layer.bottom, layer.propagate_down, fillvalue=True)
+            needed |= {bottom for bottom, propagate_down in asked if propagate_down}
+    return found
 
 
 def require_classes(net: Any, layer: Any) -> None:

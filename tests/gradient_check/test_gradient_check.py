@@ -635,6 +635,20 @@ def test_a_python_layer_owes_no_gradient_to_a_parameter_that_is_not_trained(lr_m
     assert (found["x"].verdict, found["shift[0]"].verdict) == ("ok", verdict)
 
 
+def test_a_layer_on_which_no_loss_depends_is_not_accused():
+    spec = caffe.NetSpec()
+    spec.x, spec.t = an_input(4, 3), an_input(4, 2)
+    spec.unused = L.InnerProduct(spec.x, num_output=2, **WEIGHTS)
+    spec.hidden = L.InnerProduct(spec.x, num_output=2, **WEIGHTS)
+    spec.ip = L.InnerProduct(spec.hidden, num_output=2, propagate_down=False, **WEIGHTS)
+    spec.loss = L.EuclideanLoss(spec.ip, spec.t)
+    report = assert_gradients(net(spec, force_backward=False), {"x": "normal", "t": "normal"})
+    found = rows(report)
+    for name in "unused[0]", "unused[1]", "hidden[0]", "hidden[1]":
+        assert found[name].findings == ["Caffe does not call this layer's backward"]
+    assert found["ip[0]"].verdict == found["ip[1]"].verdict == "ok"
+
+
 def test_a_trained_parameter_whose_gradient_is_zero_is_checked():
     spec = caffe.NetSpec()
     spec.x, spec.t = an_input(4, 3), an_input(4, 2)
