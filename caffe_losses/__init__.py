@@ -17,13 +17,15 @@ Each module imports only from those before it:
     overlap_losses  those of sums and ranks
     losses          the catalogue
     import_caffe    caffe, or an error that says how to get it
+    build_net       a net from a prototxt
+    progress        how far a command is
     batch_counts    counts of a batch that several ranks share
     net_spec        a loss in a net spec
     layer           what all loss layers have in common
     layers          every layer under one name
 
-`gradient_check` and `data_parallel` use no more of these than parameters, import_caffe and
-batch_counts.
+The commands `gradient_check`, `class_counts` and `data_parallel` use no more of these than
+parameters, import_caffe, build_net, progress and batch_counts.
 """
 
 __version__ = "1.0.0"

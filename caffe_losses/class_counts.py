@@ -8,9 +8,12 @@ import sys
 import tempfile
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Iterable, List, NamedTuple, Optional, Sequence, TextIO, Union
+from typing import Any, List, NamedTuple, Optional, Sequence, TextIO, Union
 
 import numpy as np
+
+from caffe_losses.build_net import net_of, read_net
+from caffe_losses.progress import progress_bar
 
 DESCRIPTION = """
 Runs the data layers of a net and counts the labels that they give: positives P, negatives Q and
@@ -160,9 +163,10 @@ def notes(tally: Tally) -> List[str]:
 
 def net_of_label(path: str, blob: str, phase: str) -> Any:
     """The layers of a net that a blob is made by, as a net."""
-    from caffe_losses.gradient_check.nets import net_of
-
-    parameter = read_net(path)
+    try:
+        parameter = read_net(path)
+    except ValueError as error:
+        raise CannotCount(str(error)) from error
     layers = layers_that_make(parameter, blob, path)
     for layer in layers:
         if is_in_phase(layer, phase):
@@ -170,20 +174,6 @@ def net_of_label(path: str, blob: str, phase: str) -> Any:
     del parameter.layer[:]
     parameter.layer.extend(layers)
     return net_of(parameter, phase)
-
-
-def read_net(path: str) -> Any:
-    from google.protobuf import text_format
-
-    from caffe_losses.import_caffe import caffe
-
-    try:
-        with open(path) as file:
-            return text_format.Parse(file.read(), caffe.proto.caffe_pb2.NetParameter())
-    except (OSError, UnicodeDecodeError) as error:
-        raise CannotCount(f"{path}: {getattr(error, 'strerror', None) or error}") from error
-    except text_format.ParseError as error:
-        raise CannotCount(f"{path}:{error}") from error
 
 
 def layers_that_make(parameter: Any, blob: str, path: str) -> List[Any]:
@@ -321,20 +311,11 @@ def count(arguments: argparse.Namespace, terminal: TextIO) -> Tally:
     net = net_of_label(arguments.net, arguments.blob, arguments.phase)
     if arguments.blob not in net.blobs:
         raise CannotCount(f'there is no blob "{arguments.blob}" in the phase {arguments.phase}')
-    counts = LabelCounts(arguments.ignore_label)
-    for _ in progress_bar(range(arguments.batches), arguments.blob, terminal):
+    counts, batches = LabelCounts(arguments.ignore_label), range(arguments.batches)
+    for _ in progress_bar(batches, arguments.blob, unit="batch", file=terminal):
         net.forward()
         counts.add(net.blobs[arguments.blob].data)
     return counts.tally(arguments.classes)
-
-
-def progress_bar(batches: Iterable[int], name: str, terminal: TextIO) -> Iterable[int]:
-    """tqdm's, on a terminal that has it."""
-    try:
-        from tqdm import tqdm
-    except ImportError:
-        return batches
-    return tqdm(batches, desc=name, unit="batch", file=terminal, leave=False, disable=None)
 
 
 if __name__ == "__main__":

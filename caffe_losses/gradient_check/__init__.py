@@ -8,8 +8,7 @@
 """
 
 from caffe_losses.gradient_check.check import assert_gradients, check_gradients
-from caffe_losses.gradient_check.command_line import main
 from caffe_losses.gradient_check.nets import python_layer_net
 from caffe_losses.gradient_check.report import Report, Row
 
-__all__ = ["Report", "Row", "assert_gradients", "check_gradients", "main", "python_layer_net"]
+__all__ = ["Report", "Row", "assert_gradients", "check_gradients", "python_layer_net"]

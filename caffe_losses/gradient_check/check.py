@@ -1,11 +1,12 @@
 """Checks the layers of a net one by one: a row of the report for each bottom and parameter."""
 
+import itertools
 from typing import Any, List, Mapping, Optional, Sequence, Set, Union
 
 import numpy as np
 
 from caffe_losses.gradient_check import nets, probes
-from caffe_losses.gradient_check.explanation import Evidence, explain
+from caffe_losses.gradient_check.explanation import explain
 from caffe_losses.gradient_check.judgement import Judge, Options
 from caffe_losses.gradient_check.layer_function import LayerFunction, Variable, kept
 from caffe_losses.gradient_check.report import CANNOT_TELL, OK, SKIPPED, WRONG, Report, Row
@@ -46,19 +47,21 @@ def check_gradients(
     known: Set[str] = set()
     with kept(net):
         nets.fill_inputs(net, inputs or {}, settings.seed)
-        for layer, bottoms in net.bottom_names.items():
-            kind = net.layer_dict[layer].type
-            nets.require_classes(net, layer)
-            if not bottoms or kind in UNCHECKED_LAYERS or (only_python and kind != "Python"):
-                net.forward(start=layer, end=layer)
+        layers = nets.layer_parameters(net)
+        with_backward = nets.layers_with_backward(net, layers)
+        for name, parameter in layers.items():
+            nets.require_classes(net, parameter)
+            is_left_out = only_python and parameter.type != "Python"
+            if not parameter.bottom or parameter.type in UNCHECKED_LAYERS or is_left_out:
+                net.forward(start=name, end=name)
                 continue
-            function = LayerFunction(net, layer, settings.seed)
+            function = LayerFunction(net, name, settings.seed, labels)
             variables = {variable.name: variable for variable in function.variables}
-            chosen = [name for name in variables if not only or {name, layer} & set(only)]
+            chosen = [blob for blob in variables if not only or {blob, name} & {*only}]
             if chosen:
-                check = LayerCheck(function, labels, settings)
-                rows += [check.row(variables[name]) for name in chosen]
-            known |= {layer, *variables}
+                check = LayerCheck(function, parameter, name in with_backward, settings)
+                rows += [check.row(variables[blob]) for blob in chosen]
+            known |= {name, *variables}
             # The layers above see this layer's tops as they were.
             function.outputs(function.origin)
     unknown = {*only, *labels} - known
@@ -88,49 +91,46 @@ def assert_gradients(net: Any, *arguments: Any, **options: Any) -> Report:
 class LayerCheck:
     """What all gradients of a layer have in common, and a row for each."""
 
-    def __init__(self, function: LayerFunction, labels: Sequence[str], options: Options) -> None:
-        self.function = function
-        self.options = options
-        self.named_labels = labels
-        names = [bottom.name for bottom in function.bottoms]
-        whole = [name for name in names[1:] if nets.is_whole(function.origin[name])]
-        self.labels = {*names} & {*labels, *whole}
+    def __init__(
+        self, function: LayerFunction, parameter: Any, has_backward: bool, options: Options
+    ) -> None:
+        self.function, self.has_backward, self.options = function, has_backward, options
+        self.frozen = [i for i, spec in enumerate(parameter.param) if not spec.lr_mult]
         other = probes.other_bottoms(function)
         self.random_forward = probes.random_forward(function, other)
-        self.refusal = probes.choose_flags(function, self.labels) if function.is_python else ""
+        self.refusal = probes.choose_flags(function) if function.is_python else ""
         self.gradients = probes.all_gradients(function, other)
 
     def row(self, variable: Variable) -> Row:
-        name, shape = variable.name, self.function.origin[variable.name].shape
-        row = Row(self.function.name, name, shape, OK, is_label=name in self.labels)
+        name, function = variable.name, self.function
+        shape = function.origin[name].shape
+        row = Row(function.name, name, shape, OK, is_label=name in function.labels)
         reason = self.reason_to_skip(variable)
         if reason:
             return row._replace(verdict=SKIPPED, findings=[reason])
         row = self.label_row(row, variable) if row.is_label else self.judged_row(row, variable)
-        faults = [] if row.is_label else probes.habits(self.gradients[name])
-        faults += sorted(self.function.misdeeds[name])
+        habits = probes.habits(self.gradients[name], variable.is_parameter)
+        faults = [] if row.is_label else [*itertools.islice(habits, 1)]
+        faults += sorted(misdeed for blob, misdeed in function.misdeeds if blob in (name, ""))
         if not faults:
             return row
         # What a gradient that is another each time is by chance explains nothing.
         explained = any(each.startswith("stale") for each in faults)
-        findings = faults + ([] if explained else row.findings)
-        return row._replace(verdict=WRONG, findings=findings)
+        return row._replace(verdict=WRONG, findings=faults + ([] if explained else row.findings))
 
     def reason_to_skip(self, variable: Variable) -> str:
-        function, bottom, gradients = self.function, variable.bottom, self.gradients[variable.name]
-        if function.is_python and not any(function.asked):
-            return "Caffe does not call this layer's backward"
+        function, gradients, number = self.function, self.gradients[variable.name], variable.number
+        is_python, is_parameter = function.is_python, variable.is_parameter
         is_written = bool(gradients.third.any() or (gradients.again != gradients.marker).any())
-        if bottom is None:
-            index = function.parameters.index(variable)
-            # A Python layer may write a gradient that Caffe does not use.
-            if is_written and not function.is_python:
-                return ""
-            is_frozen = nets.is_frozen(function.net, function.name, index)
-            return "Caffe computes no gradient here (lr_mult: 0)" if is_frozen else ""
-        if not (function.asked[bottom] if function.is_python else is_written):
+        is_called = bool(function.asked) if is_python else self.has_backward or is_written
+        # A Python layer may write a gradient that Caffe does not use.
+        if is_parameter and number in self.frozen and (is_python or not is_written):
+            return "Caffe computes no gradient here (lr_mult: 0)"
+        if not is_called:
+            return "Caffe does not call this layer's backward"
+        if not is_parameter and not (function.asked[number] if is_python else is_written):
             return "Caffe asks for no gradient here (propagate_down is false)"
-        if function.is_python and not function.flags[bottom]:
+        if not is_parameter and not function.flags[number]:
             return f"backward refuses to compute a gradient here: {self.refusal}"
         return ""
 
@@ -139,7 +139,7 @@ class LayerCheck:
         gradient = self.gradients[variable.name].analytic
         if not gradient.any():
             return row
-        if variable.name not in self.named_labels and np.isfinite(gradient).all():
+        if variable.name not in self.function.named_labels and np.isfinite(gradient).all():
             checked = self.judged_row(row, variable)
             if checked.verdict == OK:
                 return checked
@@ -151,31 +151,25 @@ class LayerCheck:
 
     def judged_row(self, row: Row, variable: Variable) -> Row:
         """The row with numbers, and why they differ where they do."""
-        gradient = self.gradients[variable.name].analytic
+        gradients, function = self.gradients[variable.name], self.function
         if self.random_forward:
             return row._replace(verdict=CANNOT_TELL, findings=[self.random_forward])
-        if not np.isfinite(gradient).all():
+        if not np.isfinite(gradients.analytic).all():
             return row._replace(verdict=WRONG)
-        masks = {each: self.function.origin[each] for each in self.labels - {variable.name}}
-        judge = Judge(self.function, variable, gradient, masks, self.options)
-        verdict, decisive, hindrance = judge.verdict()
-        row = row._replace(
-            verdict=verdict,
-            findings=[hindrance] if hindrance else [],
-            checked=len(judge.elements),
-            directions=len(judge.directions),
-        )
+        judge = Judge(function, variable, gradients.analytic, self.options)
+        verdict, decisive, finding = judge.verdict()
+        row = row._replace(checked=len(judge.elements), directions=len(judge.directions))
         if verdict == WRONG:
-            follows = probes.follows_top_diff(self.gradients[variable.name])
-            loss_weight = self.function.loss_weight if follows else None
-            row = row._replace(findings=[explain(Evidence(judge, decisive, loss_weight))])
+            loss_weight = None if gradients.follows_top_diff else function.loss_weight
+            finding = explain(judge, decisive, loss_weight)
+        row = row._replace(verdict=verdict, findings=[finding] if finding else [])
         worst = judge.worst(decisive)
         if worst is None:
             return row
         where = np.unravel_index(worst.elements[0], row.shape) if worst.elements.size == 1 else ()
         return row._replace(
             error=judge.relative_error(worst),
-            where=tuple(int(index) for index in where),
+            where=tuple(map(int, where)),
             analytic=worst.analytic,
             numeric=worst.numeric,
             noise=worst.error,

@@ -4,12 +4,14 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, NamedTuple, Op
 
 import numpy as np
 
+from caffe_losses.build_net import SEED
 from caffe_losses.gradient_check.layer_function import Arrays, LayerFunction, Variable
 from caffe_losses.gradient_check.measurement import Measurement, Measurer
 from caffe_losses.gradient_check.report import CANNOT_TELL, OK, WRONG
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 Group = Tuple[np.ndarray, np.ndarray]  # elements that move together, and which way
+Groupings = Dict[str, Dict[float, np.ndarray]]  # "in channel": the elements in 0, in 1, ...
 
 # Without --samples, as many elements and directions as make about this many values: about a second
 # for a large blob, every element of a small one.
@@ -47,7 +49,7 @@ class Options(NamedTuple):
     step: float = 1e-2
     threshold: float = 1e-3
     kink: Optional[float] = None
-    seed: int = 1701
+    seed: int = SEED
     progress: Progress = lambda measurements, name: measurements
 
     def require_sensible(self) -> None:
@@ -59,59 +61,45 @@ class Options(NamedTuple):
             raise ValueError(f"seed must be from 0 to {LARGEST_SEED}; it is {self.seed}")
 
 
-class Grouping(NamedTuple):
-    """A way to group the elements of a blob, such as by channel."""
-
-    name: str
-    values: np.ndarray  # what the groups are called
-    groups: np.ndarray  # the number of its group for each element
-    largest: np.ndarray  # what is largest in the gradient of each group
-
-
 class Judgement(NamedTuple):
     """A verdict with the measurements it rests on."""
 
     verdict: str
     decisive: List[Measurement]
-    hindrance: str = ""  # to a verdict
+    finding: str = ""  # what stands in the way of a verdict
 
 
 class Judge:
     """Measures one gradient until there is a verdict on it."""
 
     def __init__(
-        self,
-        function: LayerFunction,
-        variable: Variable,
-        gradient: np.ndarray,
-        masks: Arrays,
-        options: Options,
+        self, function: LayerFunction, variable: Variable, gradient: np.ndarray, options: Options
     ) -> None:
-        self.variable, self.options = variable, options
-        self.gradient, self.masks = gradient, masks
+        self.function, self.variable, self.options = function, variable, options
+        self.gradient = gradient
         self.random = np.random.RandomState(options.seed)
         self.measurer = Measurer(function, variable, gradient, options.step)
         self.elements: Dict[int, Measurement] = {}  # measured one by one,
         self.directions: List[Measurement] = []  # and together
-        self.largest = float(np.abs(gradient).max())
-        self.groupings = [] if variable.bottom is None else groupings_of(gradient, masks)
+        self.largest = self.largest_of(np.arange(gradient.size))
+        self.masks = {each: function.origin[each] for each in function.labels - {variable.name}}
+        self.groupings = {} if variable.is_parameter else groupings_of(gradient, self.masks)
+        self.groups = [each for groups in self.groupings.values() for each in groups.values()]
         # For each element, what is largest in the weakest group that it is in.
-        largest = [each.largest[each.groups] for each in self.groupings]
-        self.weakest = np.minimum.reduce([np.full(gradient.size, np.inf), *largest])
-        # About how many values a forward goes through; a multiplication is worth a tenth of one.
-        work = sum(each.blob.count for each in function.variables) + function.cotangent.size
-        if function.parameters and not function.is_python:
-            weights = function.parameters[0].blob
-            work += function.cotangent.size * weights.count / weights.shape[0] / 10
-        affordable = EFFORT / work
+        self.weakest = np.full(gradient.size, np.inf)
+        for group in self.groups:
+            self.weakest[group] = np.minimum(self.weakest[group], self.largest_of(group))
+        affordable = EFFORT / function.work
         self.samples = options.samples or int(np.clip(affordable, LEAST_SAMPLES, MOST_SAMPLES))
         self.group_count = int(np.clip(affordable / 4, LEAST_GROUPS, MOST_GROUPS))
-        data = function.origin[variable.name].ravel()
-        self.candidates = np.arange(data.size)
+        self.candidates = np.arange(gradient.size)
         # A kink is at a value of the bottoms; what a parameter holds is not about it.
-        if options.kink is not None and variable.bottom is not None:
-            is_away = np.abs(np.abs(data) - options.kink) > options.step
-            self.candidates = np.flatnonzero(is_away)
+        if options.kink is not None and not variable.is_parameter:
+            distance = np.abs(np.abs(function.origin[variable.name].ravel()) - options.kink)
+            self.candidates = np.flatnonzero(distance > options.step)
+
+    def largest_of(self, elements: np.ndarray) -> float:
+        return float(np.abs(self.gradient.ravel()[elements]).max())
 
     # What a measurement says.
 
@@ -124,28 +112,27 @@ class Judge:
     def relative_error(self, measurement: Measurement) -> float:
         return measurement.difference / (self.scale(measurement, self.largest) or 1)
 
-    def rounding(self, measurement: Measurement) -> float:
+    def tolerance(self, measurement: Measurement, share: float, largest: float) -> float:
+        """The error that a right backward may have: this share of the scale, and rounding."""
         moved = float(self.measurer.unit[measurement.elements].sum())
-        share = ROUNDING_OF_ONE if measurement.elements.size == 1 else ROUNDING * moved
-        return share * self.largest
+        rounding = ROUNDING_OF_ONE if measurement.elements.size == 1 else ROUNDING * moved
+        return share * self.scale(measurement, largest) + rounding * self.largest
 
-    def tolerance(self, measurement: Measurement) -> float:
-        scale = self.scale(measurement, self.largest)
-        return self.options.threshold * scale + self.rounding(measurement)
+    def tolerance_of_blob(self, measurement: Measurement) -> float:
+        return self.tolerance(measurement, self.options.threshold, self.largest)
 
     def is_wrong(self, measurement: Measurement) -> bool:
         """By the scale of the blob, or that of the weakest channel, class or image around it."""
-        scale = self.scale(measurement, self.weakest[measurement.elements].max())
-        share = max(WRONG_BY_GROUP, self.options.threshold)
-        by_group = share * scale + self.rounding(measurement)
-        tolerance = min(self.tolerance(measurement), by_group)
+        weakest = self.weakest[measurement.elements].max()
+        by_group = self.tolerance(measurement, max(WRONG_BY_GROUP, self.options.threshold), weakest)
+        tolerance = min(self.tolerance_of_blob(measurement), by_group)
         # Next to a kink, the bound on the error is not one to accuse by.
         is_smooth = measurement.error <= max(tolerance, NOISY * measurement.noise)
         return is_smooth and measurement.difference > tolerance + measurement.error
 
     def is_clear(self, measurement: Measurement) -> bool:
         """Whether an error as large as the tolerance would have been seen here."""
-        return measurement.error <= self.tolerance(measurement)
+        return measurement.error <= self.tolerance_of_blob(measurement)
 
     def is_kinked(self, measurement: Measurement) -> bool:
         """Whether it is a kink, not noise, that hides errors here."""
@@ -166,23 +153,16 @@ class Judge:
         elements = self.measure_elements(self.sample(self.samples))
         seen = [abs(each.numeric) - each.error for each in elements]
         self.largest = max([self.largest, *seen]) or 1.0  # Caffe's, if there is no gradient at all
-        weak = self.measure(self.weak_groups())
-        wrong = [each for each in elements + weak if self.is_wrong(each)]
+        wrong = self.wrong_of(elements + self.measure(self.weak_groups()))
         if wrong:
             return Judgement(WRONG, wrong)
         is_enough = self.is_enough(elements)
-        if is_enough and len(elements) == self.candidates.size:
-            return Judgement(OK, elements)
-        return self.verdict_by_directions(elements, is_enough)
-
-    def verdict_by_directions(self, elements: List[Measurement], is_enough: bool) -> Judgement:
-        for measured in self.measure_directions(elements):
-            suspects = [each for each in measured if self.is_wrong(each)]
+        is_all = is_enough and len(elements) == self.candidates.size
+        for measured in [] if is_all else self.measure_directions(elements):
+            suspects = self.wrong_of(measured)
             wrong = [each for each in map(self.narrow, suspects) if each]
-            if wrong:
-                return Judgement(WRONG, wrong)
             if suspects:
-                return Judgement(CANNOT_TELL, suspects, KINKS)
+                return Judgement(WRONG, wrong) if wrong else Judgement(CANNOT_TELL, suspects, KINKS)
             if self.is_enough(measured):
                 return Judgement(OK, elements if is_enough else measured)
         if is_enough:
@@ -190,6 +170,9 @@ class Judge:
         unclear = [each for each in elements + self.directions if not self.is_clear(each)]
         is_kinked = sum(map(self.is_kinked, unclear)) > len(unclear) / 2
         return Judgement(CANNOT_TELL, unclear, KINKS if is_kinked else NOISE)
+
+    def wrong_of(self, measurements: List[Measurement]) -> List[Measurement]:
+        return [each for each in measurements if self.is_wrong(each)]
 
     def sample(self, most: int) -> np.ndarray:
         return np.sort(self.random.permutation(self.candidates)[:most])
@@ -202,7 +185,7 @@ class Judge:
         measured = []
         for group in self.options.progress(groups, self.variable.name):
             direction = self.measurer.direction(*group)
-            found = self.measurer.measure(direction, self.tolerance(direction) / 2, depth)
+            found = self.measurer.measure(direction, self.tolerance_of_blob(direction) / 2, depth)
             measured.append(found)
             if found.elements.size == 1:
                 self.elements[int(found.elements[0])] = found
@@ -213,12 +196,13 @@ class Judge:
     def weak_groups(self) -> List[Group]:
         """Each channel or class that is small against the largest, with all its elements at once:
         what is missing there may be too small to be seen in single elements."""
-        groups = []
-        for grouping in self.groupings:
-            for group in np.flatnonzero(grouping.largest < WEAK * self.largest):
-                members = self.candidates[grouping.groups[self.candidates] == group]
-                groups.append((members, np.ones(members.size)))
-        return [each for each in groups if each[0].size][: self.group_count]
+        limit = WEAK * self.largest
+        weak = [
+            np.intersect1d(group, self.candidates)
+            for group in self.groups
+            if self.largest_of(group) < limit
+        ]
+        return [(group, np.ones(group.size)) for group in weak if group.size][: self.group_count]
 
     def measure_directions(self, elements: List[Measurement]) -> Iterator[List[Measurement]]:
         """Many elements at once, in one way after the other.
@@ -243,13 +227,12 @@ class Judge:
 
         What is an error of the direction is one of its parts as well.
         """
-        narrowest = direction
-        while narrowest.elements.size > 1:
-            halves = zip(*(np.array_split(each, 2) for each in narrowest[:2]))
-            wrong = [each for each in self.measure(list(halves)) if self.is_wrong(each)]
-            if not wrong:
-                break
+        narrowest, wrong = direction, [direction]
+        while wrong:
             narrowest = max(wrong, key=self.relative_error)
+            signs = np.sign(narrowest.rates)
+            parts = zip(np.array_split(narrowest.elements, 2), np.array_split(signs, 2))
+            wrong = self.wrong_of(self.measure([*parts] if narrowest.elements.size > 1 else []))
         is_part = narrowest.elements.size <= max(1, direction.elements.size // NARROWED)
         return narrowest if is_part else None
 
@@ -262,30 +245,30 @@ class Judge:
         return max(clear or finite, key=self.relative_error, default=None)
 
 
-def groupings_of(gradient: np.ndarray, masks: Arrays) -> List[Grouping]:
+def groupings_of(gradient: np.ndarray, masks: Arrays) -> Groupings:
     """By the values of labels and masks, by image and by channel."""
-    shape, found = gradient.shape, []
+    numbered = {}
     for name, mask in masks.items():
-        values, groups = np.unique(mask, return_inverse=True)
-        aligned = broadcast(groups.reshape(mask.shape), shape)
-        if aligned is not None and 1 < values.size <= MOST_VALUES:
-            found.append((f"where {name} is", values, aligned.ravel()))
-    for axis, name in enumerate(("in image", "in channel")[: len(shape)]):
-        values = np.arange(shape[axis])
-        along = values.reshape((-1,) + (1,) * (len(shape) - axis - 1))
-        found.append((name, values, np.broadcast_to(along, shape).ravel()))
-    groupings = []
-    for name, values, groups in found:
-        largest = np.zeros(len(values))
-        np.maximum.at(largest, groups, np.abs(gradient).ravel())
-        groupings.append(Grouping(name, values, groups, largest))
+        values, numbers = np.unique(mask, return_inverse=True)
+        shape = broadcastable(mask, gradient.shape)
+        if shape and 1 < values.size <= MOST_VALUES:
+            numbered[f"where {name} is"] = values, numbers.reshape(shape)
+    for name, index in zip(("in image", "in channel"), np.ogrid[tuple(map(slice, gradient.shape))]):
+        numbered[name] = index.ravel(), index
+    groupings = {}
+    for name, (values, numbers) in numbered.items():
+        everywhere = np.broadcast_to(numbers, gradient.shape).ravel()
+        ends = np.cumsum(np.bincount(everywhere))[:-1]
+        groups = np.split(np.argsort(everywhere, kind="mergesort"), ends)
+        groupings[name] = dict(zip(values, groups))
     return groupings
 
 
-def broadcast(mask: np.ndarray, shape: Tuple[int, ...]) -> Optional[np.ndarray]:
-    """The mask at each element: it has the shape, or one value for each image or position."""
+def broadcastable(mask: np.ndarray, shape: Tuple[int, ...]) -> Optional[Tuple[int, ...]]:
+    """The mask's shape beside a blob of this shape: it has one value for each element, image or
+    position."""
     for axes in range(1, len(shape) + 1):
         for dims in (shape[:axes], shape[:1] + (1,) + shape[2:axes]):
             if mask.size == np.prod(dims):
-                return np.broadcast_to(mask.reshape(dims + (1,) * (len(shape) - len(dims))), shape)
+                return dims + (1,) * (len(shape) - len(dims))
     return None

@@ -5,7 +5,8 @@ the layer, and neither the rounding nor the kinks of the layers above get in the
 """
 
 import contextlib
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Set, Tuple
+import itertools
+from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -20,7 +21,11 @@ class Variable(NamedTuple):
 
     name: str
     blob: Any
-    bottom: Optional[int]  # None for a parameter
+    number: int  # among the bottoms or the parameters
+    is_parameter: bool
+
+
+Change = Tuple[Variable, np.ndarray, np.ndarray]  # amounts that are added to elements of it
 
 
 class LayerFunction:
@@ -30,7 +35,7 @@ class LayerFunction:
     bottoms must hold the data at which the layer is checked.
     """
 
-    def __init__(self, net: Any, layer: str, seed: int) -> None:
+    def __init__(self, net: Any, layer: str, seed: int, labels: Sequence[str] = ()) -> None:
         from caffe_losses.import_caffe import caffe
 
         self.set_random_seed = caffe.set_random_seed
@@ -39,39 +44,51 @@ class LayerFunction:
         self.index = list(net._layer_names).index(layer)
         self.is_python = self.layer.type == "Python"
         self.bottoms = [
-            Variable(name_in_prototxt(net, name), net.blobs[name], index)
-            for index, name in enumerate(net.bottom_names[layer])
+            Variable(name_in_prototxt(net, name), net.blobs[name], i, False)
+            for i, name in enumerate(net.bottom_names[layer])
         ]
-        blobs = self.layer.blobs
-        self.parameters = [Variable(f"{layer}[{i}]", blobs[i], None) for i in range(len(blobs))]
+        self.parameters = [
+            Variable(f"{layer}[{i}]", blob, i, True) for i, blob in enumerate(self.layer.blobs)
+        ]
         self.variables = self.bottoms + self.parameters
         self.origin = {each.name: each.blob.data.copy() for each in self.variables}
-        self.all_tops = [net.blobs[name] for name in net.top_names[layer]]
-        weights = [net.blob_loss_weights[name] for name in net.top_names[layer]]
-        # A top beside a loss does not count.
-        counts = [bool(weight) or not any(weights) for weight in weights]
-        self.tops = [top for top, count in zip(self.all_tops, counts) if count]
-        random = np.random.RandomState([seed, 1])  # not the numbers that the inputs are drawn from
+        # Whole numbers beside a prediction are taken for a label or mask.
+        names = [each.name for each in self.bottoms]
+        whole = [name for name in names[1:] if is_whole(self.origin[name])]
+        self.named_labels, self.labels = {*labels}, {*names} & {*labels, *whole}
+        tops = [(net.blobs[name], net.blob_loss_weights[name]) for name in net.top_names[layer]]
+        losses = [(top, loss_weight) for top, loss_weight in tops if loss_weight]
+        self.all_tops = [top for top, _ in tops]
+        self.tops = [top for top, _ in losses or tops]  # a top beside a loss does not count
         sizes = [top.count for top in self.tops]
         self.ends = np.cumsum(sizes)[:-1]
-        self.cotangent = random.uniform(SMALLEST_COTANGENT, LARGEST_COTANGENT, sum(sizes))
-        self.cotangent *= random.choice([-1.0, 1.0], sum(sizes))
-        if any(weights):
-            self.cotangent = np.repeat([weight for weight in weights if weight], sizes)
-        # Caffe's propagate_down, known once it called backward; and what that gets instead.
-        self.asked: List[bool] = []
-        self.flags: List[bool] = []
-        self.misdeeds: Dict[str, Set[str]] = {each.name: set() for each in self.variables}
+        if losses:
+            self.cotangent = np.repeat([loss_weight for _, loss_weight in losses], sizes)
+        else:
+            random = np.random.RandomState([seed, 1])  # not the numbers that the inputs are of
+            self.cotangent = random.uniform(SMALLEST_COTANGENT, LARGEST_COTANGENT, sum(sizes))
+            self.cotangent *= random.choice([-1.0, 1.0], sum(sizes))
+        # Caffe's propagate_down, known of a Python layer once Caffe called its backward; and what
+        # that gets instead.
+        self.asked = self.flags = [] if self.is_python else [True] * len(self.bottoms)
+        self.misdeeds: Set[Tuple[str, str]] = set()  # of a variable, or of all: ""
 
     @property
     def loss_weight(self) -> Optional[float]:
         """That of a layer with one scalar top; top[0].diff holds it."""
         return float(self.cotangent[0]) if self.cotangent.size == 1 else None
 
-    def outputs(
-        self, point: Arrays, change: Optional[Tuple[Variable, np.ndarray, np.ndarray]] = None
-    ) -> np.ndarray:
-        """The elements of all tops that count; `change` adds to some elements of a variable."""
+    @property
+    def work(self) -> float:
+        """About how many values a forward goes through; a product is worth a tenth of one."""
+        values = sum(each.blob.count for each in self.variables) + self.cotangent.size
+        if self.is_python or not self.parameters:
+            return values
+        weights = self.parameters[0].blob.data
+        return values + self.cotangent.size * weights.size / len(weights) / 10
+
+    def outputs(self, point: Arrays, change: Optional[Change] = None) -> np.ndarray:
+        """The elements of all tops that count."""
         # All of the point, each time: an in-place layer has overwritten its bottom, and BatchNorm
         # its parameters. The seed makes Dropout and the like draw the same numbers again.
         for each in self.variables:
@@ -95,60 +112,53 @@ class LayerFunction:
             each.blob.diff[...] = held.pop(each.name, 0)
         # After fill, as a loss may leave its gradient, or notes, in the bottom's diff in forward.
         self.outputs(point)
-        self.note_changed_bottoms("forward", point)
+        self.note_changed_bottoms("forward", [point[bottom.name] for bottom in self.bottoms])
         # After fill, too: the diff of an in-place or reshaped top is that of its bottom.
         for top in self.all_tops:
             top.diff[...] = 0
         parts = self.cotangent if cotangent is None else cotangent
         for top, part in zip(self.tops, np.split(parts, self.ends)):
             top.diff[...] = part.reshape(top.diff.shape)
-        given = [top.diff.copy() for top in self.all_tops]
-        before = [bottom.blob.diff.copy() for bottom in self.bottoms]
+        data = [bottom.blob.data.copy() for bottom in self.bottoms]
+        diffs = [bottom.blob.diff.copy() for bottom in self.bottoms]
+        top_diffs = [top.diff.copy() for top in self.all_tops]
         self.run_backward()
-        self.note_changed_bottoms("backward", point)
-        self.note_changed_top_diffs(given)
-        self.note_unasked_gradients(before)
+        self.note_changed_bottoms("backward", data)
+        self.note_changed_diffs(diffs, top_diffs)
         gradient: Arrays = {}
         for each in self.variables:  # one blob may be several bottoms
-            diff = each.blob.diff.astype(np.float64)
-            gradient[each.name] = gradient.get(each.name, 0) + diff
+            gradient[each.name] = gradient.get(each.name, 0) + each.blob.diff.astype(np.float64)
         return gradient
 
-    def note_changed_bottoms(self, when: str, point: Arrays) -> None:
+    def note_changed_bottoms(self, call: str, before: List[np.ndarray]) -> None:
         in_place = {address(top.data) for top in self.all_tops}
-        for name, blob, _ in self.bottoms:
-            expected = np.asarray(point[name], dtype=blob.data.dtype).tobytes()  # also for NaN
-            if address(blob.data) not in in_place and blob.data.tobytes() != expected:
-                self.misdeeds[name].add(f"{when} changes the data of this bottom")
+        for (name, blob, *_), data in zip(self.bottoms, before):
+            # As bytes, in which NaN is NaN.
+            if address(blob.data) not in in_place and blob.data.tobytes() != data.tobytes():
+                self.misdeeds.add((name, f"{call} changes the data of this bottom"))
 
-    def note_changed_top_diffs(self, given: List[np.ndarray]) -> None:
+    def note_changed_diffs(self, of_bottoms: List[np.ndarray], of_tops: List[np.ndarray]) -> None:
+        asked = {address(each.blob.diff) for each, flag in zip(self.bottoms, self.flags) if flag}
+        for (name, blob, *_), diff in zip(self.bottoms, of_bottoms):
+            # Zeros do no harm.
+            if address(blob.diff) not in asked and blob.diff[blob.diff != diff].any():
+                misdeed = "backward ignores propagate_down: it writes a gradient to this bottom for"
+                self.misdeeds.add((name, f"{misdeed} propagate_down = {self.flags}"))
         shared = {address(bottom.blob.diff) for bottom in self.bottoms}
-        for index, (top, diff) in enumerate(zip(self.all_tops, given)):
+        for index, (top, diff) in enumerate(zip(self.all_tops, of_tops)):
             if address(top.diff) not in shared and not np.array_equal(top.diff, diff):
                 misdeed = f"backward changes top[{index}].diff"
                 if self.loss_weight is not None:
                     misdeed += ", where Caffe writes the loss_weight only once: changes add up"
-                for name in self.misdeeds:
-                    self.misdeeds[name].add(misdeed)
-
-    def note_unasked_gradients(self, before: List[np.ndarray]) -> None:
-        """What backward writes to bottoms that it is not asked for; zeros do no harm."""
-        flags = self.flags if self.asked else [True] * len(self.bottoms)
-        asked = {address(each.blob.diff) for each, flag in zip(self.bottoms, flags) if flag}
-        for (name, blob, _), diff in zip(self.bottoms, before):
-            if address(blob.diff) not in asked and blob.diff[blob.diff != diff].any():
-                self.misdeeds[name].add(
-                    f"backward ignores propagate_down: it writes a gradient to this bottom for "
-                    f"propagate_down = {flags}"
-                )
+                self.misdeeds.add(("", misdeed))
 
     def run_backward(self) -> None:
-        """Has Caffe run the layer's backward; a Python layer's with `flags`, if there are any."""
+        """Has Caffe run the layer's backward; a Python layer's with `flags`, once there are any."""
         backward: Any = getattr(self.layer, "backward", None)
 
         def replacement(top: Any, propagate_down: Any, bottom: Any) -> None:
             self.asked = list(propagate_down)
-            if any(self.flags):
+            if self.flags:
                 backward(top, self.flags, bottom)
 
         if self.is_python:
@@ -164,6 +174,10 @@ def address(array: np.ndarray) -> int:
     return int(array.__array_interface__["data"][0])
 
 
+def is_whole(array: np.ndarray) -> bool:
+    return bool((array == np.rint(array)).all())
+
+
 def name_in_prototxt(net: Any, blob: str) -> str:
     """The blob's name without what Caffe appends where a blob goes to several layers."""
     for layer, tops in net.top_names.items():
@@ -175,8 +189,7 @@ def name_in_prototxt(net: Any, blob: str) -> str:
 @contextlib.contextmanager
 def kept(net: Any) -> Iterator[None]:
     """Leaves the data and diffs of all blobs and parameters as they were."""
-    blobs = list(net.blobs.values())
-    blobs += [parameters[i] for parameters in net.params.values() for i in range(len(parameters))]
+    blobs = [*net.blobs.values(), *itertools.chain(*net.params.values())]
     before = [(blob, blob.data.copy(), blob.diff.copy()) for blob in blobs]
     try:
         yield

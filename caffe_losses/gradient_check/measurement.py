@@ -34,7 +34,7 @@ class Measurement(NamedTuple):
     """The derivative along one direction; for a single element, by that element."""
 
     elements: np.ndarray  # flat indices of those that the direction moves,
-    signs: np.ndarray  # and which way
+    rates: np.ndarray  # and how fast, each its way; a single one, by itself
     size: float  # the root of the sum of squares of what adds up to the analytic value
     analytic: float
     numeric: float = 0.0
@@ -170,17 +170,19 @@ class Measurer:
         self.noise = noise_level(along, [top.count for top in function.tops])
 
     def direction(self, elements: np.ndarray, signs: np.ndarray) -> Measurement:
-        """What there is to measure where these elements move by these signs."""
-        parts = self.analytic[elements] * self.rates(elements, signs)
-        return Measurement(elements, signs, norm(parts), float(parts.sum()))
+        """What there is to measure where these elements move by these signs: many each by its
+        unit, for all to count."""
+        rates = np.ones(1) if elements.size == 1 else signs * self.unit[elements]
+        parts = self.analytic[elements] * rates
+        return Measurement(elements, rates, float(np.linalg.norm(parts)), float(parts.sum()))
 
     def measure(
         self, direction: Measurement, wanted: float, depth: Optional[int] = None
     ) -> Measurement:
         """The derivative along the direction, with an error of no more than is wanted, where that
         is possible."""
-        elements, is_one = direction.elements, direction.elements.size == 1
-        rates, cotangent = self.rates(elements, direction.signs), self.function.cotangent
+        elements, rates, *_ = direction
+        is_one, cotangent = elements.size == 1, self.function.cotangent
         step = self.step * (self.unit[elements[0]] if is_one else 1)
         depth = depth or (1 if is_one else DEPTH_FOR_MANY)
         along = self.along(elements, rates)
@@ -192,10 +194,6 @@ class Measurer:
             analytic = float((gradient.ravel()[elements] * rates).sum())
             direction = direction._replace(analytic=analytic)
         return Measurement(*direction[:4], *found[:4])
-
-    def rates(self, elements: np.ndarray, signs: np.ndarray) -> np.ndarray:
-        """How fast the elements move: many each by its unit, for all to count; one by itself."""
-        return np.ones(1) if elements.size == 1 else signs * self.unit[elements]
 
     def along(self, elements: np.ndarray, rates: np.ndarray) -> Outputs:
         def outputs(t: float) -> np.ndarray:

@@ -11,10 +11,12 @@ import numpy as np
 import pytest
 from caffe import layers as L
 
-from caffe_losses.gradient_check import assert_gradients, check_gradients, main
+from caffe_losses.build_net import net_of
+from caffe_losses.gradient_check import assert_gradients, check_gradients
+from caffe_losses.gradient_check.__main__ import main
 from caffe_losses.gradient_check.layer_function import LayerFunction
 from caffe_losses.gradient_check.measurement import derivative, noise_level
-from caffe_losses.gradient_check.nets import fill_inputs, net_of, python_layer_net
+from caffe_losses.gradient_check.nets import fill_inputs, python_layer_net
 from caffe_losses.gradient_check.probes import other_bottoms
 
 SHAPE = (2, 3, 4, 4)
@@ -340,6 +342,12 @@ def test_a_fault_is_named(layer, blob, finding):
     assert " 1 times" not in str(report)
 
 
+def test_backward_is_not_blamed_for_what_forward_changes():
+    report = check_gradients(masked_net("ForwardChangesBottom"), MASKED)
+    assert "forward changes the data" in str(report)
+    assert "backward changes the data" not in str(report)
+
+
 @pytest.mark.parametrize("layer", ["MissingNormaliser", "DoubledNormaliser", "SignFlipped"])
 def test_the_loss_weight_is_not_blamed_for_a_normaliser(layer):
     report = check_gradients(masked_net(layer, loss_weight=0.5), MASKED)
@@ -600,6 +608,19 @@ def test_a_net_without_force_backward_is_checked_where_it_has_gradients():
     }
 
 
+@pytest.mark.parametrize("layer, verdict", [("Shift", "ok"), ("OverwritesParameterDiff", "WRONG")])
+def test_a_python_layer_that_is_asked_for_the_gradient_of_its_parameters_alone(layer, verdict):
+    spec = caffe.NetSpec()
+    spec.x, spec.t = an_input(*SHAPE), an_input(*SHAPE)
+    spec.tanh = L.Python(spec.x, module="faulty_layers", layer="Tanh")
+    spec.shift = L.Python(spec.tanh, module="faulty_layers", layer=layer)
+    spec.loss = L.EuclideanLoss(spec.shift, spec.t)
+    found = rows(check_gradients(net(spec, force_backward=False), {"x": "normal", "t": "normal"}))
+    assert found["x"].findings == ["Caffe does not call this layer's backward"]
+    assert found["tanh"].findings == ["Caffe asks for no gradient here (propagate_down is false)"]
+    assert (found["shift[0]"].verdict, found["shift"].verdict) == (verdict, "ok")
+
+
 @pytest.mark.parametrize("lr_mult, verdict", [(0, "skipped"), (1, "WRONG")])
 def test_a_python_layer_owes_no_gradient_to_a_parameter_that_is_not_trained(lr_mult, verdict):
     spec = caffe.NetSpec()
@@ -612,6 +633,20 @@ def test_a_python_layer_owes_no_gradient_to_a_parameter_that_is_not_trained(lr_m
     )
     found = rows(check_gradients(net(spec), {"x": "normal"}))
     assert (found["x"].verdict, found["shift[0]"].verdict) == ("ok", verdict)
+
+
+def test_a_layer_on_which_no_loss_depends_is_not_accused():
+    spec = caffe.NetSpec()
+    spec.x, spec.t = an_input(4, 3), an_input(4, 2)
+    spec.unused = L.InnerProduct(spec.x, num_output=2, **WEIGHTS)
+    spec.hidden = L.InnerProduct(spec.x, num_output=2, **WEIGHTS)
+    spec.ip = L.InnerProduct(spec.hidden, num_output=2, propagate_down=False, **WEIGHTS)
+    spec.loss = L.EuclideanLoss(spec.ip, spec.t)
+    report = assert_gradients(net(spec, force_backward=False), {"x": "normal", "t": "normal"})
+    found = rows(report)
+    for name in "unused[0]", "unused[1]", "hidden[0]", "hidden[1]":
+        assert found[name].findings == ["Caffe does not call this layer's backward"]
+    assert found["ip[0]"].verdict == found["ip[1]"].verdict == "ok"
 
 
 def test_a_trained_parameter_whose_gradient_is_zero_is_checked():
@@ -918,7 +953,7 @@ def test_command_says_what_is_wrong_with_a_net(tmp_path, prototxt, problem):
     assert problem(str(broken)).startswith("could not check: Caffe aborted")
     broken.write_text(PROTOTXT.replace("num_output", "outputs"))
     assert f"{broken}:8:25" in problem(str(broken))
-    assert "there is no file none.prototxt" in problem("none.prototxt")
+    assert "none.prototxt: No such file or directory" in problem("none.prototxt")
     assert "there is no file none.caffemodel" in problem(prototxt, "--weights", "none.caffemodel")
     assert "draw it as labels:K" in problem(prototxt)
     assert "label holds 5, and the classes are 0 to 3; draw it as labels:4" in problem(

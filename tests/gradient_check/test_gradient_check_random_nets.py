@@ -5,8 +5,8 @@ import numpy as np
 from caffe import layers as L
 from caffe import params as P
 
+from caffe_losses.build_net import net_of
 from caffe_losses.gradient_check import check_gradients
-from caffe_losses.gradient_check.nets import net_of
 
 NETS = 74  # every other one faulty, so that each fault comes once
 

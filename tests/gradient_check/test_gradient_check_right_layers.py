@@ -12,8 +12,8 @@ import pytest
 from caffe import layers as L
 from caffe import params as P
 
+from caffe_losses.build_net import net_of, read_net
 from caffe_losses.gradient_check import check_gradients
-from caffe_losses.gradient_check.nets import load_net, net_of
 from examples.edges import net as edges
 from examples.rare_class import net as rare_class
 from examples.skeleton_flux import net as skeleton_flux
@@ -263,7 +263,7 @@ def test_the_end_of_the_net_of_skeleton_flux_passes(source):
 
 
 def test_the_losses_of_hed_pass():
-    net = load_net(str(ROOT / "prototxt" / "hed.prototxt"))
+    net = net_of(read_net(str(ROOT / "prototxt" / "hed.prototxt")))
     inputs = {"data": "normal", "label": "binary"}
     verdicts = verdicts_of(net, inputs, only_python=True, samples=16)
     for side in ("side1", "side2", "side3", "side4", "side5", "fused"):
