@@ -168,7 +168,7 @@ def test_a_terminal_shows_the_progress(tmp_path):
         stdout=subprocess.PIPE,
         stderr=other_end,
         check=True,
-        timeout=100,
+        timeout=600,
     )
     assert b"label:   0%" in os.read(terminal, 10000)
 

@@ -132,7 +132,7 @@ signal.signal(signal.SIGALRM, interrupt)
 interrupt()
 while count < wanted:
     if count % 100 == 0:  # a hang ends the process and shows where it was
-        faulthandler.dump_traceback_later(60, exit=True)
+        faulthandler.dump_traceback_later(600, exit=True)
     try:
         inside = True
         found = loss()
@@ -155,6 +155,6 @@ def test_interrupts_leave_neither_a_hang_nor_a_wrong_number():
     """`make fuzz` sends 50,000."""
     count = os.environ.get("INTERRUPTS", "2000")
     command = [sys.executable, "-c", SEVERAL_PARTS + INTERRUPTED, count]
-    done = run(command, timeout=300 + int(count) / 10)
+    done = run(command, timeout=900 + int(count) / 10)
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [count, "0", "True"]

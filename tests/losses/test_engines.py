@@ -43,7 +43,7 @@ def python(code, *arguments, cwd="/", check=True, **variables):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         universal_newlines=True,
-        timeout=300,
+        timeout=600,
     )
 
 
@@ -216,7 +216,7 @@ def test_processes_that_start_at_once_on_an_empty_cache_are_all_right(package, r
         )
         for _ in range(2)
     ]
-    ended = [process.communicate(timeout=300) for process in running]
+    ended = [process.communicate(timeout=600) for process in running]
     assert ended == [("\n".join([*right, ""]), "")] * 2
     assert run_losses(package)[1] == 0
 
