@@ -15,6 +15,7 @@ from caffe_losses.loops import pointwise
 from support.processes import ROOT, environment
 
 numba = pytest.importorskip("numba", reason="without Numba there is one engine")
+pytestmark = pytest.mark.one_engine
 
 LOSSES = """
 import numpy as np
@@ -289,12 +290,11 @@ def test_exp_ends_in_zero_and_passes_nan_on(form):
     assert np.isnan(found[5]) and found[6] == 1
 
 
-@pytest.mark.parametrize("formula", [formulas.half_squared_error, formulas.huber])
-def test_each_function_of_a_cached_loop_has_the_name_of_that_loop(formula):
+def test_each_function_of_a_cached_loop_has_the_name_of_that_loop():
     """Numba numbers functions anew in each process, and mixes up two of one name and number."""
     from caffe_losses.loops import numba_engine
 
-    names = {"formula": pointwise.compiled_formula(formula)}
+    names = {"formula": pointwise.compiled_formula(formulas.huber)}
     source = numba_engine.linked(pointwise.run_rows, "its_name", "its_name", **names)
     compiled = numba.njit(**numba_engine.OPTIONS)(source)
     compiled.compile(tuple(map(numba.typeof, (*pointwise.EXAMPLE, 0, 1))))
