@@ -403,7 +403,7 @@ def bottoms_with_their_draws():
     for layer in LAYERS:
         for bottom in layer.bottoms:
             for one in bottom.draws:
-                for parameters in [{}, unchecked(layer)][: 1 + bool(unchecked(layer))]:
+                for parameters in [{}, unchecked(layer)] if unchecked(layer) else [{}]:
                     yield layer, bottom, one, parameters
 
 
