@@ -17,7 +17,7 @@ demo:
 # Two at a time; each shows what it has printed when it ends. test-numba is the one that compiles the
 # loops: what else needs them comes later and finds them in the cache.
 test: lint
-	$(MAKE) --no-print-directory -j2 -Otarget test-numba test-numpy test-examples test-others
+	$(MAKE) --no-print-directory -j2 -Otarget test-numba test-numpy test-others test-examples
 
 # The BLAS of each process has one thread: the other core has its own work.
 test-%: export OPENBLAS_NUM_THREADS = 1
