@@ -1,6 +1,6 @@
 # Every target brings what it needs by itself: see tools/with-caffe.
 
-.PHONY: help demo test test-numba test-numpy test-others lint fuzz mutants bench bench-mpi
+.PHONY: help demo test test-numba test-numpy test-examples test-others lint fuzz mutants bench bench-mpi
 
 help:
 	@echo "make demo       train a net with WeightedEuclideanLossLayer on real images (2 minutes)"
@@ -14,19 +14,30 @@ help:
 demo:
 	tools/with-caffe python3 examples/skeleton_flux/train.py
 
-# Two at a time; each shows what it has printed when it ends.
+# Two at a time; each shows what it has printed when it ends. test-numba is the one that compiles the
+# loops: what else needs them comes later and finds them in the cache.
 test: lint
-	$(MAKE) --no-print-directory -j2 -Otarget test-numba test-others test-numpy
+	$(MAKE) --no-print-directory -j2 -Otarget test-numba test-numpy test-others test-examples
 
+# The BLAS of each process has one thread: the other core has its own work.
+test-%: export OPENBLAS_NUM_THREADS = 1
+
+# The tests that need all loops come first.
+test-numba: FIRST = tests/losses/test_losses.py
 test-numba:
+	tools/with-caffe python3 -m pytest -m "not one_engine" $(FIRST) \
+		$(filter-out $(FIRST),$(wildcard tests/losses/test_*.py)) tests/layers
+
+test-numpy: export CAFFE_LOSSES_ENGINE = numpy
+test-numpy:
 	tools/with-caffe python3 -m pytest tests/losses tests/layers
 
-test-numpy:
-	CAFFE_LOSSES_ENGINE=numpy tools/with-caffe python3 -m pytest tests/losses tests/layers \
-		--ignore=tests/losses/test_engines.py --ignore=tests/layers/test_parameters.py
+test-examples:
+	tools/with-caffe python3 -m pytest tests/documents tests/examples
 
 test-others:
-	tools/with-caffe python3 -m pytest tests --ignore=tests/losses --ignore=tests/layers
+	tools/with-caffe python3 -m pytest tests --ignore=tests/losses --ignore=tests/layers \
+		--ignore=tests/documents --ignore=tests/examples
 
 lint:
 	tools/with-caffe tools/lint

@@ -1,6 +1,7 @@
 """Layers for the nets of test_data_parallel.py, which fail on purpose."""
 
 import ctypes
+import glob
 import os
 import signal
 import sys
@@ -8,6 +9,7 @@ import time
 
 import caffe
 import numpy as np
+from mpi4py import MPI
 
 
 class FailingLayer(caffe.Layer):
@@ -70,7 +72,7 @@ class ExitingLayer(FailingLayer):
 class InterruptedLayer(FailingLayer):
     def fail(self, top):
         os.kill(os.getppid(), signal.SIGINT)  # the process that mpirun knows
-        time.sleep(30)
+        time.sleep(600)
 
 
 class ClosingLayer(FailingLayer):
@@ -78,11 +80,58 @@ class ClosingLayer(FailingLayer):
         raise GeneratorExit
 
 
-class HangingLayer(FailingLayer):
+# Late ranks. A rank that is slow must not be taken for one that hangs, however slow the machine is:
+# time passes only while a rank is late on purpose and all others wait for it.
+
+TICK = 0.01  # seconds, for each look at the clock
+LONG = 3  # seconds
+
+
+def touch(path):
+    with open(path, "w"):
+        pass
+
+
+class Clock:
+    """The clock of a rank, in the place of MPI's."""
+
+    def __init__(self):
+        self.seconds = 0.0
+
+    def __call__(self):
+        if os.path.exists("late"):
+            touch(f"waits.{MPI.COMM_WORLD.rank}")
+            if len(glob.glob("waits.*")) == MPI.COMM_WORLD.size - 1:
+                self.seconds += TICK
+        if self.seconds > LONG:
+            touch("waited")
+        return self.seconds
+
+
+def keep_time():
+    """Gives this rank the clock of the tests."""
+    MPI.Wtime = Clock()
+
+
+class ClockLayer(FailingLayer):
+    """Gives its rank the clock of the tests."""
+
+    def setup(self, bottom, top):
+        super().setup(bottom, top)
+        keep_time()
+
+
+class HangingLayer(ClockLayer):
     def fail(self, top):
-        ctypes.PyDLL(None).sleep(60)  # as in C++: no Python thread runs meanwhile
+        touch("late")
+        ctypes.PyDLL(None).sleep(600)  # as in C++: no Python thread runs meanwhile
 
 
 class SlowLayer(FailingLayer):
+    """Ends when the others have waited for long."""
+
     def fail(self, top):
-        time.sleep(1.5)
+        touch("late")
+        while not os.path.exists("waited"):
+            time.sleep(0.01)
+        os.remove("late")

@@ -3,11 +3,11 @@
 import json
 import os
 import re
+import select
 import shutil
 import signal
 import subprocess
 import sys
-import time
 
 import caffe
 import h5py
@@ -127,6 +127,20 @@ def write_solver(name, layers, batch, settings=SGD, extra=""):
     return f"{name}.prototxt"
 
 
+# Ranks that fail alike speak in turn, two seconds after each other, and the first one ends all.
+LONG_TURNS = """
+import time, types
+from caffe_losses.data_parallel import failures
+failures.time = types.SimpleNamespace(sleep=lambda seconds: time.sleep(100 * seconds))
+"""
+
+
+@pytest.fixture
+def long_turns(in_folder_with_data):
+    """Lets rank 0 be as slow as it may be: the others have their turn minutes later."""
+    write("without/sitecustomize.py", LONG_TURNS)
+
+
 def environment(log_level=2):
     paths = [
         os.path.abspath("without"),
@@ -152,12 +166,12 @@ def command(ranks, solver, *options):
     ]
 
 
-def mpirun(*arguments, timeout=120, log_level=2):
+def mpirun(*arguments, timeout=600, log_level=2):
     """The finished job; its stdout and stderr are text."""
     return run("mpirun", "--oversubscribe", *arguments, timeout=timeout, log_level=log_level)
 
 
-def run(*arguments, timeout=120, log_level=2):
+def run(*arguments, timeout=600, log_level=2):
     return subprocess.run(
         arguments,
         env=environment(log_level),
@@ -312,7 +326,7 @@ import sys, time
 import caffe, h5py
 from caffe_losses.data_parallel.mpi import attach, comm, initialize, rank_shard
 
-initialize(timeout=60)
+initialize()
 solver = caffe.get_solver("fed.prototxt")
 attach(solver)
 with h5py.File("data.h5", "r") as file:
@@ -473,12 +487,17 @@ def test_a_failing_rank_ends_the_job_with_one_message_and_a_whole_snapshot(layer
     caffe.get_solver(solver).restore("solver_iter_4.solverstate")
 
 
+@pytest.mark.usefixtures("long_turns")
 def test_ranks_that_fail_alike_give_one_message():
     solver = write_solver("solver", [regression_through("RaisingLayer", "all 2")], BATCH // 2)
     message = the_message(mpirun(*command(2, solver)), rank=0)
     assert "at iteration 2" in message
 
 
+HANG = "data_parallel_layers.touch('late'); time.sleep(600)"
+
+
+@pytest.mark.usefixtures("long_turns")
 @pytest.mark.parametrize(
     "end, cause",
     [
@@ -489,20 +508,22 @@ def test_ranks_that_fail_alike_give_one_message():
             "its script ended, as by sys.exit or with fewer steps, while other ranks go on",
         ),
         ("break", "its script ended, as by sys.exit or with fewer steps, while other ranks go on"),
-        ("time.sleep(600)", "the other ranks have waited 1 seconds (the timeout) for it; it hangs"),
+        (HANG, "the other ranks have waited 1 seconds (the timeout) for it; it hangs"),
     ],
 )
 def test_an_end_of_one_ranks_script_ends_the_job_with_one_message(end, cause):
     write_library_script()
     if end == "break":
         rewrite("script.py", "script.py", "exec(sys.argv[1])", end)
-    if "hangs" in cause:
-        rewrite("script.py", "script.py", "timeout=60", "timeout=1")
+    if end == HANG:
+        with_clock = "import data_parallel_layers\n\ndata_parallel_layers.keep_time()\n"
+        rewrite("script.py", "script.py", "initialize()\n", f"{with_clock}initialize(timeout=1)\n")
     job = mpirun("-n", "2", sys.executable, "script.py", end)
     message = the_message(job, rank=0)
     assert "at iteration 2" in message and cause in message
 
 
+@pytest.mark.usefixtures("long_turns")
 def test_an_exit_of_a_layer_in_a_script_ends_the_job_with_one_message():
     write_library_script()
     write("fed_net.prototxt", INPUTS + regression_through("ExitingLayer", "0 2"))
@@ -519,6 +540,7 @@ def test_scripts_that_catch_what_ends_a_step_on_all_ranks_end_as_any_other():
     assert (job.returncode, job.stderr) == (0, "")
 
 
+@pytest.mark.usefixtures("long_turns")
 def test_a_rank_that_hangs_is_named_after_the_timeout():
     layers = [regression_through("HangingLayer", "1 4")]
     job = command(3, write_solver("solver", layers, 1), "--timeout", "1")
@@ -532,15 +554,17 @@ def test_rank_0_may_test_for_longer_than_the_timeout():
     layer { name: "slow" type: "Python" bottom: "fc" top: "slow" include { phase: TEST }
             python_param { module: "data_parallel_layers" layer: "SlowLayer" param_str: "0 1" } }
     """
-    extra = "test_iter: 1 test_interval: 3"
-    solver = write_solver("solver", [REGRESSION, slow], 2, extra=extra)
+    layers = [regression_through("ClockLayer", "0 -1"), slow]
+    solver = write_solver("solver", layers, 2, extra="test_iter: 1 test_interval: 3")
     assert train(2, solver, "--timeout", "0.5") == ""
+    assert os.path.exists("waited")
 
 
+@pytest.mark.usefixtures("long_turns")
 def test_where_caffe_is_missing_one_message_says_how_to_get_it():
     os.mkdir("modules")
     write("modules/caffe.py", "raise ImportError('no caffe here')")
-    job = mpirun("-x", "PYTHONPATH=modules:" + ROOT, *command(2, "solver.prototxt"))
+    job = mpirun("-x", f"PYTHONPATH=modules:without:{ROOT}", *command(2, "solver.prototxt"))
     message = the_message(job, rank=0)
     assert "before the first iteration: ImportError: the loss layers need Caffe" in message
     assert "no caffe here" in message and "python3-caffe" in message
@@ -563,26 +587,30 @@ def test_a_timeout_that_is_no_number_of_seconds_is_an_error(timeout):
 
 
 def test_a_kill_while_a_snapshot_is_written_leaves_whole_ones():
+    """The weights go into a pipe, of which this test reads a part: what is written then waits."""
     big = """
     layer { name: "big" type: "InnerProduct" bottom: "data" top: "big"
-            inner_product_param { num_output: 30000 } }
+            inner_product_param { num_output: 3000 } }
     layer { name: "ignore_big" type: "Silence" bottom: "big" }
     """
     layers = [regression_through("FailingLayer", "0 -1 pid"), big]
     solver = write_solver("solver", layers, 1, extra="snapshot: 1")
+    os.mkfifo("solver.partial_iter_2.caffemodel")
+    pipe = os.open("solver.partial_iter_2.caffemodel", os.O_RDONLY | os.O_NONBLOCK)
     job = subprocess.Popen(
         ["mpirun", "--oversubscribe", *command(2, solver)],
         env=environment(),
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    while not os.path.exists("solver.partial_iter_2.caffemodel"):
+    while not select.select([pipe], [], [], 0.1)[0]:
         assert job.poll() is None
-        time.sleep(0.001)
+    assert os.read(pipe, 1000)
     with open("pid") as file:
         os.kill(int(file.read()), signal.SIGKILL)
-    assert job.wait(timeout=120) != 0
-    assert os.path.exists("solver.partial_iter_2.caffemodel")  # the kill came in time
+    assert job.wait(timeout=600) != 0
+    os.close(pipe)
+    assert not os.path.exists("solver_iter_2.caffemodel")
     caffe.get_solver(solver).restore("solver_iter_1.solverstate")
 
 
@@ -673,6 +701,7 @@ def test_a_single_image_layer_must_be_shuffled():
     assert "every rank would read the same images; set `shuffle: true`" in error
 
 
+@pytest.mark.usefixtures("long_turns")
 @pytest.mark.parametrize(
     "option, expected",
     [
@@ -686,9 +715,10 @@ def test_a_file_to_start_from_that_is_missing_ends_the_job(option, expected):
     assert "before the first iteration" in message and expected in message
 
 
+@pytest.mark.usefixtures("long_turns")
 def test_attach_refuses_a_solver_made_before_the_ranks_were_known():
     write_library_script()
-    rewrite("script.py", "script.py", "initialize(timeout=60)\n", "\n")
+    rewrite("script.py", "script.py", "initialize()\n", "\n")
     assert "call initialize() before" in the_message(
         mpirun("-n", "2", sys.executable, "script.py"), 0
     )

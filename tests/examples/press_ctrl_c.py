@@ -21,6 +21,8 @@ class Bar(tqdm.tqdm):
 
 
 if __name__ == "__main__":
+    # As where the tests run in the background, in which a shell lets its commands ignore Ctrl-C.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     tqdm.tqdm = Bar
     del sys.argv[0]
     sys.path[0] = os.path.dirname(sys.argv[0])

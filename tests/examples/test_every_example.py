@@ -28,7 +28,7 @@ class Example(NamedTuple):
         return [sys.executable, str(script), *options]
 
 
-ITERATIONS = 8
+ITERATIONS = 5
 LAST_SNAPSHOT = f"snapshot_iter_{ITERATIONS}.caffemodel"
 PRESS_CTRL_C = Path(__file__).with_name("press_ctrl_c.py")
 EXAMPLES = [

@@ -131,7 +131,7 @@ def test_the_train_net_trains_under_the_caffe_command(tmp_path):
     solver.max_iter = solver.snapshot = 20
     solver.display = 10
     (tmp_path / "solver.prototxt").write_text(str(solver))
-    done = caffe_train(tmp_path / "solver.prototxt", timeout=120)
+    done = caffe_train(tmp_path / "solver.prototxt")
     assert done.returncode == 0, done.stderr
     first, *_, last = [
         float(line.rsplit("loss = ", 1)[1])

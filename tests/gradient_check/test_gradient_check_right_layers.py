@@ -241,14 +241,14 @@ def source(tmp_path):
 def test_the_net_of_edges_passes_as_it_is(source):
     """Its kinks are ReLUs' and MAX pooling's, after which whole windows tie at 0."""
     data = source(image=(4, 1, 32, 32), edge=(4, 1, 32, 32))
-    verdicts = verdicts_of(net_of(edges.train_net(data, balance="batch").to_proto()), samples=8)
+    verdicts = verdicts_of(net_of(edges.train_net(data, balance="batch").to_proto()), samples=4)
     for checked in ("pool3", "conv2b"), ("relu3b", "conv3b"), ("fused_loss", "fused"):
         assert verdicts[checked] == "ok"
 
 
 def test_the_net_of_rare_class_passes_as_it_is(source):
     data = source(data=(100, 1, 28, 28), label=(100, 10))
-    verdicts = verdicts_of(net_of(rare_class.train_net(data, cls_weight=10).to_proto()), samples=4)
+    verdicts = verdicts_of(net_of(rare_class.train_net(data, cls_weight=10).to_proto()), samples=2)
     for checked in ("pool2", "conv2"), ("relu2", "pool2"), ("score", "hidden"), ("loss", "score"):
         assert verdicts[checked] == "ok"
 
@@ -258,7 +258,7 @@ def test_the_end_of_the_net_of_skeleton_flux_passes(source):
     data = source(image=(16, 1, 64, 64), flux=(16, 2, 64, 64), dilmask=(16, 1, 64, 64))
     net = net_of(skeleton_flux.train_net(data, balance="image").to_proto())
     checked = ["half_joined_relu", "prediction", "loss"]
-    verdicts = verdicts_of(net, only=checked, samples=8)
+    verdicts = verdicts_of(net, only=checked, samples=4)
     assert verdicts["half_joined_relu", "half_joined"] == verdicts["loss", "prediction"] == "ok"
 
 

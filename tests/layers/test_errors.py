@@ -72,6 +72,7 @@ def wrong_counts():
             yield layer, count
 
 
+@pytest.mark.one_engine
 @for_each(wrong_counts(), "layer, count", lambda layer, count: f"{layer.name}-{count}")
 def test_a_wrong_number_of_bottoms_is_an_error(layer, count):
     message = message_of(ValueError, construct, layer, [(2, 3)] * count)
@@ -79,6 +80,7 @@ def test_a_wrong_number_of_bottoms_is_an_error(layer, count):
     assert message == f"{layer.name}: {count} bottoms; expected {names}"
 
 
+@pytest.mark.one_engine
 @each_layer
 @pytest.mark.parametrize("tops", ["", "loss other"])
 def test_a_wrong_number_of_tops_is_an_error(layer, tops):
@@ -86,6 +88,7 @@ def test_a_wrong_number_of_tops_is_an_error(layer, tops):
     assert message == f"{layer.name}: {len(tops.split())} tops; expected 1, the loss"
 
 
+@pytest.mark.one_engine
 @each_layer
 @pytest.mark.parametrize("param_str", ['{"balanec": "image"}', "{", "__import__('os').abort()"])
 def test_a_wrong_param_str_is_an_error_that_names_the_layer(layer, param_str):
@@ -94,6 +97,7 @@ def test_a_wrong_param_str_is_an_error_that_names_the_layer(layer, param_str):
     assert "balanec" in message or repr(param_str) in message
 
 
+@pytest.mark.one_engine
 @for_each(
     [(layer, key) for layer in LAYERS for key in layer.parameters],
     "layer, key",
@@ -110,6 +114,7 @@ def test_a_value_that_a_parameter_may_not_have_is_an_error_that_names_both(layer
         assert "expected" in str(raised.value)
 
 
+@pytest.mark.one_engine
 @for_each(
     [(layer, key) for layer in LAYERS for key in layer.required],
     "layer, key",
@@ -134,6 +139,7 @@ def with_parameter(kind):
     )
 
 
+@pytest.mark.one_engine
 @with_parameter(NumberForEachChannel)
 @pytest.mark.parametrize("count", [2, 4])
 def test_a_list_of_numbers_must_fit_the_channels(layer, key, count):
@@ -145,12 +151,14 @@ def test_a_list_of_numbers_must_fit_the_channels(layer, key, count):
     )
 
 
+@pytest.mark.one_engine
 def test_a_list_of_numbers_must_fit_the_channels_of_another_axis():
     row = row_with(LAYER["SoftmaxFocalLossLayer"], axis=-1, alpha=[1, 1, 1])
     message = message_of(ValueError, net_of, row, draw(row, SHAPE))
     assert '"alpha" has 3 numbers' in message and "4 channels along axis 2" in message
 
 
+@pytest.mark.one_engine
 @with_parameter(Axis)
 @pytest.mark.parametrize("axis", [3, -4])
 def test_an_axis_that_the_first_bottom_lacks_is_an_error(layer, key, axis):
@@ -206,6 +214,7 @@ PAIRS_OF_SHAPES += [
 ]
 
 
+@pytest.mark.one_engine
 @for_each(
     [(layer, i) for layer in LAYERS for i in range(1, len(layer.bottoms))],
     "layer, i",
@@ -232,6 +241,7 @@ def test_a_bottom_has_a_shape_that_goes_with_the_first_one_or_is_an_error(layer,
     assert refused > 15
 
 
+@pytest.mark.one_engine
 def test_a_shape_that_differs_and_a_mask_that_does_not_fit_are_explained():
     layer = LAYER["WeightedEuclideanLossLayer"]
     assert message_of(ValueError, construct, layer, [(2, 3, 4), (2, 4, 3)]) == (
@@ -245,6 +255,7 @@ def test_a_shape_that_differs_and_a_mask_that_does_not_fit_are_explained():
     )
 
 
+@pytest.mark.one_engine
 @each_row
 def test_shapes_that_stop_fitting_later_are_an_error(row):
     inputs = draw(row, SHAPE)
@@ -388,21 +399,24 @@ def test_a_value_that_is_not_finite_is_named(layer, bottom, value):
 
 
 def bottoms_with_their_draws():
+    """Each bottom with each of its draws; where labels can go unchecked, checked and unchecked."""
     for layer in LAYERS:
         for bottom in layer.bottoms:
             for one in bottom.draws:
-                yield layer, bottom, one
+                for parameters in [{}, unchecked(layer)] if unchecked(layer) else [{}]:
+                    yield layer, bottom, one, parameters
 
 
 @for_each(
     bottoms_with_their_draws(),
-    "layer, bottom, one",
-    lambda layer, bottom, one: f"{layer.name}-{bottom.name}-{one.name}",
+    "layer, bottom, one, parameters",
+    lambda layer, bottom, one, parameters: (
+        f"{layer.name}-{bottom.name}-{one.name}-{json.dumps(parameters)}"
+    ),
 )
-@pytest.mark.parametrize("check", ["checked", "unchecked"])
-def test_a_nan_is_found_wherever_it_stands_in_a_large_blob(layer, bottom, one, check):
+def test_a_nan_is_found_wherever_it_stands_in_a_large_blob(layer, bottom, one, parameters):
     """In the first, a middle and the last of many blocks, whatever else the bottom holds."""
-    parameters = {**one.needs, **(unchecked(layer) if check == "unchecked" else {})}
+    parameters = {**one.needs, **parameters}
     row = row_with(layer, {bottom.name: one}, **parameters)
     inputs = draw(row, (3, 3, 121, 123))
     assert inputs[layer.bottoms[0].name].size > parts.PART

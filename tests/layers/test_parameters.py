@@ -20,6 +20,7 @@ from caffe_losses.parameters import (
     WholeNumber,
 )
 
+pytestmark = pytest.mark.one_engine
 KNOWN = {
     "cls_weight": NumberForEachChannel(REQUIRED, minimum=0),
     "balance": Choice("image", "batch", default="image"),

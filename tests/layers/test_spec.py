@@ -15,6 +15,8 @@ from pylayerUtils import ChannelSumEuclideanLossLayer, WeightedEuclideanLossLaye
 from sigmoid_ce_weight_layer import SigmoidCrossEntropyWeightLossLayer
 from support.nets import fed, net_from
 
+pytestmark = pytest.mark.one_engine
+
 
 @pytest.fixture
 def net():

@@ -27,6 +27,7 @@ def inputs_of_documented_net():
     }
 
 
+@pytest.mark.one_engine
 @pytest.mark.parametrize("row", DEFAULTS, ids=name_of)
 def test_the_top_has_one_axis_of_one_element(row):
     net = loss_net(layer_of(row), draw(row, (2, 3, 4, 5)))
@@ -61,6 +62,7 @@ loss_net(text, inputs_of_documented_net())
 """
 
 
+@pytest.mark.one_engine
 def test_without_the_reshape_caffe_ends_the_process():
     done = run([sys.executable, "-c", WITHOUT_RESHAPE])
     assert done.returncode < 0

@@ -1,7 +1,8 @@
 """A small training that test_reliability.py kills and resumes.
 
 train_with_snapshots.py FOLDER [SNAPSHOT.solverstate]: nine iterations with a snapshot every third.
-Each iteration prints its number; the last one writes the weights to FOLDER/weights.npy.
+Each iteration prints its number and waits for a line of input, or its end; the last one writes the
+weights to FOLDER/weights.npy.
 """
 
 import os
@@ -57,6 +58,7 @@ def main(folder, *snapshot):
         solver.net.blobs["label"].data[...] = data > 1
         solver.step(1)
         print(solver.iter, flush=True)
+        sys.stdin.readline()
     blobs = [blob.data.ravel() for blobs in solver.net.params.values() for blob in blobs]
     np.save(os.path.join(folder, "weights.npy"), np.concatenate(blobs))
 

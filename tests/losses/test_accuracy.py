@@ -130,15 +130,13 @@ def test_focal_loss_of_equal_scores_has_no_rounded_exponent(score, gamma):
     np.testing.assert_allclose(loss, expected(row, inputs)[0], rtol=1e-6)
 
 
-def test_a_sum_over_a_hundred_million_elements():
+def test_a_sum_over_thirty_million_elements():
     random = np.random.RandomState(0)
     score = (random.randn(10**5) * 3).astype(np.float32)
     label = (random.rand(10**5) < 0.1).astype(np.float32)
     wide = score.astype(np.float64)
-    right = 1000 * np.sum(
-        100 * label * np.logaddexp(0, -wide) + (1 - label) * np.logaddexp(0, wide)
-    )
-    inputs = {name: np.tile(a, (1000, 1)) for name, a in (("score", score), ("label", label))}
+    right = 300 * np.sum(100 * label * np.logaddexp(0, -wide) + (1 - label) * np.logaddexp(0, wide))
+    inputs = {name: np.tile(a, (300, 1)) for name, a in (("score", score), ("label", label))}
     net = loss_net(layer_of(WEIGHTED[0]), inputs, force_backward=False)
     np.testing.assert_allclose(net.forward()["loss"], right, rtol=1e-6)
 

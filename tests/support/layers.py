@@ -3,10 +3,9 @@
 A new layer is one `Layer` in LAYERS.
 """
 
-import itertools
 import json
 import random
-from typing import Any, Callable, Dict, FrozenSet, List, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, Dict, List, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -617,27 +616,37 @@ def rows_of(layer: Layer) -> List[Row]:
     The first rows have all defaults, with every number of bottoms.
     """
     factors = factors_of(layer)
-    choices = [dict(zip(factors, values)) for values in itertools.product(*factors.values())]
-    choices = random.Random(0).sample(choices, min(MOST_CHOICES, len(choices)))
-    rows = [(row_of(layer, choice), pairs_in(choice, factors)) for choice in choices]
-    candidates = [(row, pairs) for row, pairs in rows if row is not None]
-    uncovered = set().union(*(pairs for _, pairs in candidates))
+    rows = [(row_of(layer, choice), choice) for choice in some_choices(factors)]
+    candidates = [row for row, _ in rows if row is not None]
+    options = np.stack([options_in(choice, factors) for row, choice in rows if row is not None])
+    uncovered = np.triu(options.T @ options > 0, 1)  # the pairs of options
     chosen = defaults_of(layer)
-    while uncovered:
-        row, covered = max(candidates, key=lambda candidate: len(candidate[1] & uncovered))
-        uncovered -= covered
-        chosen += [row] * (row not in chosen)
+    while uncovered.any():
+        covered = np.sum(options @ uncovered * options, axis=1)
+        best = np.argmax(covered)
+        uncovered &= ~np.outer(options[best], options[best]).astype(bool)
+        chosen += [candidates[best]] * (candidates[best] not in chosen)
     return chosen
 
 
-def pairs_in(choice: Dict[Factor, Any], factors: Dict[Factor, List[Any]]) -> FrozenSet[Any]:
-    """All pairs of choices, but for the layout of a bottom that is absent."""
-    made = [
-        (name, kind, factors[name, kind].index(value))
-        for (name, kind), value in choice.items()
-        if kind != "layout" or choice[name, "draw"] is not ABSENT
+def some_choices(factors: Dict[Factor, List[Any]]) -> List[Dict[Factor, Any]]:
+    """An option of each factor, in all ways or so many of them."""
+    sizes = [len(options) for options in factors.values()]
+    count = int(np.prod(sizes))
+    numbers = random.Random(0).sample(range(count), min(MOST_CHOICES, count))
+    return [
+        {factor: factors[factor][k] for factor, k in zip(factors, places)}
+        for places in zip(*np.unravel_index(numbers, sizes))
     ]
-    return frozenset(itertools.combinations(made, 2))
+
+
+def options_in(choice: Dict[Factor, Any], factors: Dict[Factor, List[Any]]) -> Array:
+    """For each option of all factors 1 or 0, whether it was chosen; no layout of what is absent."""
+    taken = []  # type: List[float]
+    for (name, kind), options in factors.items():
+        counts = kind != "layout" or choice[name, "draw"] is not ABSENT
+        taken += [counts and choice[name, kind] is option for option in options]
+    return np.array(taken, np.float32)
 
 
 def defaults_of(layer: Layer) -> List[Row]:

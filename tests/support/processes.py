@@ -18,7 +18,7 @@ def run(
     command: Sequence[str],
     folder: Path = ROOT,
     python_path: Paths = (ROOT, ROOT / "tests"),
-    timeout: float = 300,
+    timeout: float = 600,
     stderr: int = subprocess.PIPE,
     **variables: str,
 ) -> Any:
@@ -27,6 +27,7 @@ def run(
         list(command),
         cwd=str(folder),
         env=environment(python_path, **variables),
+        stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=stderr,
         timeout=timeout,

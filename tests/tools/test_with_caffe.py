@@ -105,7 +105,7 @@ class Machine:
 
     def run(self, *command, **options):
         process = self.start(*command, **options)
-        process.out, process.err = process.communicate(timeout=60)
+        process.out, process.err = process.communicate(timeout=600)
         return process
 
     def recorded(self, name):
@@ -383,15 +383,17 @@ def test_ctrl_c_reaches_the_command_and_its_status_comes_back(machine):
 import signal, sys, time
 try:
     print("ready", flush=True)
-    time.sleep(30)
+    time.sleep(600)
 except KeyboardInterrupt:
     time.sleep(0.2)
     sys.exit(5)
 """
-    process = machine.start(sys.executable, "-c", script, start_new_session=True)
+    process = machine.start(
+        sys.executable, "-c", script, start_new_session=True, preexec_fn=heed_signals
+    )
     assert process.stdout.readline() == "ready\n"
     os.killpg(process.pid, signal.SIGINT)
-    process.communicate(timeout=20)
+    process.communicate(timeout=600)
     assert process.returncode == 5
 
 
@@ -409,21 +411,21 @@ def real_namespaces(machine):
 
 # Children that a signal to their parent, its group or its session does not reach.
 LEAVE_CHILDREN = """
-setsid sleep 60 & echo $! >> "$RECORDS/children"
-nohup sleep 60 > /dev/null & echo $! >> "$RECORDS/children"
-(bash -c 'echo $$ >> "$RECORDS/children"; exec setsid sleep 60' &)
+setsid sleep 600 & echo $! >> "$RECORDS/children"
+nohup sleep 600 > /dev/null & echo $! >> "$RECORDS/children"
+(bash -c 'echo $$ >> "$RECORDS/children"; exec setsid sleep 600' &)
 echo started
 """
 
 
 def test_the_command_has_the_process_id_of_with_caffe(real_namespaces):
     process = real_namespaces.start("bash", "-c", "echo $$; sleep 0.1")
-    assert int(process.communicate(timeout=20)[0]) == process.pid
+    assert int(process.communicate(timeout=600)[0]) == process.pid
 
 
 @pytest.mark.parametrize("end", ["ended", "killed", "killed and never waited for"])
 def test_nothing_outlives_the_command(real_namespaces, end):
-    ends = "exit 37" if end == "ended" else "sleep 60"
+    ends = "exit 37" if end == "ended" else "sleep 600"
     process = real_namespaces.start("bash", "-c", LEAVE_CHILDREN + ends)
     assert process.stdout.readline() == "started\n"
     wait_until(lambda: len(real_namespaces.recorded("children")) == 3)
@@ -446,25 +448,26 @@ def is_running(process_id):
 
 def test_two_commands_at_once_end_each_other_not(real_namespaces):
     other = real_namespaces.start("bash", "-c", "read -r line; echo $line")
-    assert real_namespaces.run("bash", "-c", "sleep 60 & exit 0").returncode == 0
+    assert real_namespaces.run("bash", "-c", "sleep 600 & exit 0").returncode == 0
     time.sleep(0.5)  # what ends the first command's child has had its turn
-    assert other.communicate("alive\n", timeout=20)[0] == "alive\n"
+    assert other.communicate("alive\n", timeout=600)[0] == "alive\n"
 
 
 def test_signals_are_for_the_command(real_namespaces):
     script = "trap 'echo snapshot' HUP; echo ready; while true; do sleep 0.01; done"
-    process = real_namespaces.start("bash", "-c", script, preexec_fn=heed_hangups)
+    process = real_namespaces.start("bash", "-c", script, preexec_fn=heed_signals)
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGHUP)
     assert process.stdout.readline() == "snapshot\n"
     process.terminate()
-    process.communicate(timeout=20)
+    process.communicate(timeout=600)
     assert process.returncode == -signal.SIGTERM
 
 
-def heed_hangups():
-    """As where the tests run under nohup: bash cannot trap what was ignored when it started."""
+def heed_signals():
+    """Under nohup or in the background they are ignored, and what bash starts keeps it so."""
     signal.signal(signal.SIGHUP, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def wait_for(path):
@@ -492,7 +495,7 @@ def test_two_first_runs_of_lint_at_once_install_once_and_leave_nothing_behind(ma
     )
     lint = [str(machine.tools / "lint")]
     runs = [subprocess.Popen(lint, env=machine.environment) for _ in range(2)]
-    assert [run.wait(timeout=30) for run in runs] == [0, 0]
+    assert [run.wait(timeout=600) for run in runs] == [0, 0]
     assert len(machine.recorded("pip")) == 1
     assert sorted(machine.recorded("checks")) == ["mypy"] * 2 + ["ruff"] * 4
     names = {path.name.split("-")[0] + path.suffix for path in machine.cache.iterdir()}
