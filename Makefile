@@ -4,10 +4,10 @@
 
 help:
 	@echo "make demo       train a net with WeightedEuclideanLossLayer on real images (2 minutes)"
-	@echo "make test       lint, then all tests"
+	@echo "make test       lint and all tests"
 	@echo "make lint       style and types alone: ruff and mypy"
 	@echo "make fuzz       many random cases instead of the few of make test"
-	@echo "make mutants    changes in formulas and weights that the tests must notice (half an hour)"
+	@echo "make mutants    changes in formulas and weights that the tests must notice (two hours)"
 	@echo "make bench      time the layers"
 	@echo "make bench-mpi  time data-parallel training"
 
@@ -16,8 +16,8 @@ demo:
 
 # Two at a time; each shows what it has printed when it ends. test-numba is the one that compiles the
 # loops: what else needs them comes later and finds them in the cache.
-test: lint
-	$(MAKE) --no-print-directory -j2 -Otarget test-numba test-numpy test-others test-examples
+test:
+	$(MAKE) --no-print-directory -j2 -Otarget test-numba lint test-numpy test-others test-examples
 
 # The BLAS of each process has one thread: the other core has its own work.
 test-%: export OPENBLAS_NUM_THREADS = 1
