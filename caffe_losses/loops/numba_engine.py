@@ -321,7 +321,7 @@ def compiled_for(function: Callable, owner: str = "", **names: Any) -> Any:
     become part of those that call them.
     """
     is_of_loops = function.__module__.startswith("caffe_losses.loops.")
-    # Only Python needs the wrapper that unpacks arguments; it takes half of the time to compile.
+    # Only Python needs the wrapper that unpacks arguments, and it takes time to compile.
     options = {**OPTIONS, "no_cpython_wrapper": True} if is_of_loops else {"inline": "always"}
     name = f"{function.__name__}_of_{owner or fingerprint()}"
     return numba.njit(**options)(linked(function, name, owner, **names))
