@@ -264,7 +264,7 @@ def run_positions(scores: Scores, start: int, stop: int) -> Tuple[float, int]:
     size = classes * width if is_transposed else 0
     columns, columns_of_gradient = np.empty(size, np.float32), np.empty(size, np.float32)
     buffer = np.empty(ROWS * STRETCH, np.float32)
-    result, bits, tile, first = 0.0, 0, scores, 0
+    result, bits = 0.0, 0
     while start < stop:
         # Where there are no positions, the images of a row lie side by side.
         rest = stop - start if positions == 1 else positions - start % positions
@@ -272,10 +272,9 @@ def run_positions(scores: Scores, start: int, stop: int) -> Tuple[float, int]:
         row = buffer[: ROWS * step].reshape(ROWS, step)
         sums = np.empty((2, step), np.float64)
         read_labels(row, scores, start)
+        tile, first = scores, start
         if is_transposed:
-            tile = transposed(scores, columns, columns_of_gradient, start, step)
-        else:
-            first = start
+            tile, first = transposed(scores, columns, columns_of_gradient, start, step), 0
         if has_vectors:
             sum_vectors(row, sums, scores, start)
         else:

@@ -262,8 +262,8 @@ def minimum(first: Any, second: Any) -> Any:
     return select(first < second, first, second)
 
 
-# Only what cannot change a result's digits by more than rounding once instead of twice.
 OPTIONS = {
+    # Only what cannot change a result's digits by more than rounding once instead of twice.
     "fastmath": {"contract", "nsz"},
     "nogil": True,
     "error_model": "numpy",

@@ -248,7 +248,8 @@ def run_rows(blobs: Blobs, weights: Weights, start: int, stop: int) -> Tuple[flo
             out,
             blobs.loss_weight,
         )
-        bits += sum_of_bits(out)
+        if gradient.size:
+            bits += sum_of_bits(out)
         if opposite.size:
             copy(opposite[first:last], out, -ONE)
             opposite_bits += sum_of_bits(opposite[first:last])
@@ -285,7 +286,8 @@ def run_positions(blobs: Blobs, weights: Weights, start: int, stop: int) -> Tupl
                 out,
                 blobs.loss_weight,
             )
-            bits += sum_of_bits(out)
+            if gradient.size:
+                bits += sum_of_bits(out)
             if opposite.size:
                 copy(opposite[image, channel, here], out, -ONE)
                 opposite_bits += sum_of_bits(opposite[image, channel, here])
