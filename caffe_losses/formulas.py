@@ -66,17 +66,22 @@ def smooth_l1(x: Number, t: Number, scale: Number) -> Pair:
     return value, scale * maximum(-ONE, minimum(d, ONE))
 
 
+def both_sigmoids(x: Number, e: Number) -> Pair:
+    """1 / (1 + e^-x) and 1 / (1 + e^x), where e = e^-|x|.
+
+    Neither is a difference, so that each is right to its last digits however small it is.
+    """
+    inverse = ONE / (ONE + e)
+    return where(x > ZERO, ONE, e) * inverse, where(x > ZERO, e, ONE) * inverse
+
+
 def sigmoid_cross_entropy(x: Number, t: Number, positive_weight: Number) -> Pair:
     """w t sp(-x) + (1 - t) sp(x), where sp(z) = ln(1 + e^z) and w is the positive weight.
 
-    sp(z) = max(z, 0) + ln(1 + e^-|z|) never overflows. Both sigmoids come from the same exponential
-    without a subtraction, so that each is right to its last digits however small it is.
+    sp(z) = max(z, 0) + ln(1 + e^-|z|) never overflows.
     """
     e = exp(-absolute(x))
-    larger = ONE / (ONE + e)
-    smaller = e * larger
-    sigmoid = where(x > ZERO, larger, smaller)
-    sigmoid_of_minus_x = where(x > ZERO, smaller, larger)
+    sigmoid, sigmoid_of_minus_x = both_sigmoids(x, e)
     above_zero, logarithm = maximum(x, ZERO), log1p(e)
     softplus = above_zero + logarithm
     softplus_of_minus_x = above_zero - x + logarithm
@@ -88,17 +93,14 @@ def sigmoid_cross_entropy(x: Number, t: Number, positive_weight: Number) -> Pair
 def sigmoid_focal(x: Number, t: Number, gamma: Number) -> Pair:
     """-(1 - p)^gamma ln p, where p = 1 / (1 + e^-s) is the probability of the label.
 
-    s is the score x for t > 0 and -x for other labels. Both p and 1 - p come from one exponential
-    without a subtraction. (1 - p)^gamma is e^(-gamma sp(s)), where sp(s) = ln(1 + e^s): no power of
-    0 occurs, whatever gamma is. The whole part of sp(s) is multiplied alone, for a gamma of few
-    digits without rounding: e^z has as many wrong digits as z has before the point.
+    s is the score x for t > 0 and -x for other labels. (1 - p)^gamma is e^(-gamma sp(s)), where
+    sp(s) = ln(1 + e^s): no power of 0 occurs, whatever gamma is. The whole part of sp(s) is
+    multiplied alone, for a gamma of few digits without rounding: e^z has as many wrong digits as z
+    has before the point.
     """
     s = where(t > ZERO, x, -x)
     e = exp(-absolute(s))
-    larger = ONE / (ONE + e)
-    smaller = e * larger
-    p = where(s > ZERO, larger, smaller)
-    rest = where(s > ZERO, smaller, larger)  # 1 - p
+    p, rest = both_sigmoids(s, e)  # rest is 1 - p
     above_zero, logarithm = maximum(s, ZERO), log1p(e)
     whole = floor(above_zero)
     fraction = above_zero - whole + logarithm
@@ -171,11 +173,8 @@ def slope_of_identity(p: Number, q: Number) -> Number:
 
 
 def sigmoid(x: Number) -> Pair:
-    """1 / (1 + e^-x) and 1 / (1 + e^x), neither as a difference of nearly equal numbers."""
-    e = exp(-absolute(x))
-    larger = ONE / (ONE + e)
-    smaller = e * larger
-    return where(x > ZERO, larger, smaller), where(x > ZERO, smaller, larger)
+    """1 / (1 + e^-x) and 1 / (1 + e^x)."""
+    return both_sigmoids(x, exp(-absolute(x)))
 
 
 def slope_of_sigmoid(p: Number, q: Number) -> Number:
