@@ -56,7 +56,7 @@ FEW_CLASSES = 64
 # Scores in a block of NumPy's, more than elsewhere: many operations are on its positions alone.
 SCORES = 2 * BLOCK
 # Elements of scores that are worked on together: they and their gradient stay in the cache.
-TILE = 32 * STRETCH
+TILE = 16 * STRETCH
 
 
 def along_axis(formula: Formula, scores: Scores, kind: Any = np.float32) -> Result:

@@ -17,7 +17,7 @@ Result = NamedTuple(
 # Elements in a row, which compiled loops sum in float32; rows are summed in float64.
 ROW = 256
 # Elements or positions that compiled loops work on together, row by row.
-STRETCH = 4 * ROW
+STRETCH = 8 * ROW
 # Elements in a part: a thread takes about as long to wake as to work on one of a cheap loss.
 PART = 512 * ROW
 # Elements in a block of NumPy's: its temporaries fit the second-level cache.

@@ -225,7 +225,8 @@ def run_rows(blobs: Blobs, weights: Weights, start: int, stop: int) -> Tuple[flo
     unwanted = np.empty(STRETCH, np.float32)
     fill(parameter, blobs.parameter[0])
     fill(weight, np.float32(weights.positive[0, 0]))
-    elements_differ = differ(weights) or blobs.parameter.size + blobs.parameter_factor.size > 1
+    parameters_differ = blobs.parameter.size + blobs.parameter_factor.size > 1
+    elements_differ = differ(weights) or parameters_differ
     result, bits, opposite_bits = 0.0, 0, 0
     for first in range(start, stop, STRETCH):
         last = min(first + STRETCH, stop)
@@ -236,7 +237,8 @@ def run_rows(blobs: Blobs, weights: Weights, start: int, stop: int) -> Tuple[flo
             step = min(positions - position, length - done)
             to = done + step
             weigh(weight[done:to], t[first + done : first + to], weights, image, channel, position)
-            set_parameter(parameter[done:to], blobs, image, channel, position)
+            if parameters_differ:
+                set_parameter(parameter[done:to], blobs, image, channel, position)
             place = after(step, image, channel, position, channels, positions)
             done = to
         out = gradient[first:last] if gradient.size else unwanted[:length]
