@@ -32,7 +32,7 @@ def checksum(array: np.ndarray, bits: Optional[int] = None) -> Checksum:
         bits = sum(for_each_part(lambda part: loop()(flat[slice(*part)]), parts(flat.size)))
     # Negation leaves the sum as it is where as many elements are positive as negative: hence the
     # first bytes.
-    return flat[:2].tobytes(), bits
+    return flat[:2].tobytes(), bits % 2**32
 
 
 @functools.lru_cache(maxsize=None)

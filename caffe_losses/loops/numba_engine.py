@@ -132,13 +132,13 @@ def sum_in_any_order(typing: Any, total: Any, value: Any) -> Any:
 
 
 @intrinsic
-def add_in_32_bits(typing: Any, count: Any, condition: Any) -> Any:
-    """One more where the condition holds: Numba itself would count in 64 bits, half as fast."""
+def add_in_32_bits(typing: Any, count: Any, number: Any) -> Any:
+    """An addition that wraps around: Numba itself would add in 64 bits, half as fast."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
         return builder.add(arguments[0], builder.zext(arguments[1], BITS))
 
-    return int32(int32, boolean), generate
+    return int32(int32, number), generate
 
 
 IMPLEMENTED: Set[Callable] = set()
@@ -165,8 +165,8 @@ def add(total: Any, value: Any) -> Any:
 
 
 @implements(rows.tally)
-def tally(count: Any, condition: Any) -> Any:
-    return add_in_32_bits(count, condition)
+def tally(count: Any, number: Any) -> Any:
+    return add_in_32_bits(count, number)
 
 
 @implements(elementary.exp)

@@ -15,9 +15,9 @@ def add(total: Any, value: Any) -> Any:
     return total + value
 
 
-def tally(count: Any, condition: Any) -> Any:
-    """One more where the condition holds; Numba's engine counts in 32 bits."""
-    return count + condition
+def tally(count: Any, number: Any) -> Any:
+    """A sum of whole numbers, or of conditions that hold; Numba's engine counts in 32 bits."""
+    return count + number
 
 
 def order(number: Any) -> Any:
@@ -94,11 +94,11 @@ def sum_of(numbers: np.ndarray) -> float:
 
 
 def sum_of_bits(row: np.ndarray) -> int:
-    """The sum of the bits of the numbers, taken as whole numbers."""
+    """The sum of the bits of the numbers, taken as whole numbers of 32 bits that wrap around."""
     bits = row.view(np.int32)
-    result = 0
+    result = np.int32(0)
     for i in range(bits.size):
-        result += bits[i]
+        result = tally(result, bits[i])
     return result
 
 
