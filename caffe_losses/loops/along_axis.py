@@ -324,7 +324,7 @@ def sum_channels(
     x, classes = scores.score[image], scores.score.shape[1]
     copy(row[LARGEST], x[0, here], ONE)
     for c in range(1, classes, 2):  # two at a time: reading them is what takes time
-        raise_to(row[LARGEST], x[c, here], x[min(c + 1, classes - 1), here])
+        raise_to_both(row[LARGEST], x[c, here], x[min(c + 1, classes - 1), here])
     for i in range(row.shape[1]):
         row[MARGIN, i] = x[max(0, int(row[NUMBER, i])), position + i]
     unwanted = np.empty(row.shape[1], np.float32)
@@ -350,7 +350,7 @@ def sum_channels(
                 add_tie(row[TIES], e, row[NUMBER], np.float32(c))
 
 
-def raise_to(row: np.ndarray, first: np.ndarray, second: np.ndarray) -> None:
+def raise_to_both(row: np.ndarray, first: np.ndarray, second: np.ndarray) -> None:
     """Sets each to the largest of it and two other numbers."""
     for i in range(row.size):
         row[i] = maximum(row[i], maximum(first[i], second[i]))
