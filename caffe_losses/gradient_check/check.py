@@ -94,12 +94,20 @@ class LayerCheck:
     def __init__(
         self, function: LayerFunction, parameter: Any, has_backward: bool, options: Options
     ) -> None:
-        self.function, self.has_backward, self.options = function, has_backward, options
-        self.frozen = [i for i, spec in enumerate(parameter.param) if not spec.lr_mult]
+        self.function, self.options = function, options
         other = probes.other_bottoms(function)
         self.random_forward = probes.random_forward(function, other)
         self.refusal = probes.choose_flags(function) if function.is_python else ""
         self.gradients = probes.all_gradients(function, other)
+        # What Caffe asks for; a Python layer may write what it does not.
+        if function.is_python:
+            is_called = bool(function.asked)
+            asked = {each.name for each, flag in zip(function.bottoms, function.asked) if flag}
+        else:
+            is_called, asked = has_backward or bool(function.written), function.written
+        frozen = [i for i, spec in enumerate(parameter.param) if not spec.lr_mult]
+        trained = {each.name for each in function.parameters if each.number not in frozen}
+        self.asked = asked | trained if is_called else asked
 
     def row(self, variable: Variable) -> Row:
         name, function = variable.name, self.function
@@ -119,20 +127,16 @@ class LayerCheck:
         return row._replace(verdict=WRONG, findings=faults + ([] if explained else row.findings))
 
     def reason_to_skip(self, variable: Variable) -> str:
-        function, gradients, number = self.function, self.gradients[variable.name], variable.number
-        is_python, is_parameter = function.is_python, variable.is_parameter
-        is_written = bool(gradients.third.any() or (gradients.again != gradients.marker).any())
-        is_called = bool(function.asked) if is_python else self.has_backward or is_written
-        # A Python layer may write a gradient that Caffe does not use.
-        if is_parameter and number in self.frozen and (is_python or not is_written):
-            return "Caffe computes no gradient here (lr_mult: 0)"
-        if not is_called:
+        is_parameter, number = variable.is_parameter, variable.number
+        if variable.name in self.asked:
+            is_refused = not is_parameter and not self.function.flags[number]
+            refusal = f"backward refuses to compute a gradient here: {self.refusal}"
+            return refusal if is_refused else ""
+        if not self.asked:
             return "Caffe does not call this layer's backward"
-        if not is_parameter and not (function.asked[number] if is_python else is_written):
-            return "Caffe asks for no gradient here (propagate_down is false)"
-        if not is_parameter and not function.flags[number]:
-            return f"backward refuses to compute a gradient here: {self.refusal}"
-        return ""
+        if is_parameter:
+            return "Caffe computes no gradient here (lr_mult: 0)"
+        return "Caffe asks for no gradient here (propagate_down is false)"
 
     def label_row(self, row: Row, variable: Variable) -> Row:
         """The row of a bottom whose gradient should be zero, or that of a target."""

@@ -71,6 +71,7 @@ class LayerFunction:
         # Caffe's propagate_down, known of a Python layer once Caffe called its backward; and what
         # that gets instead.
         self.asked = self.flags = [] if self.is_python else [True] * len(self.bottoms)
+        self.written: Set[str] = set()  # variables whose gradient is in their diff
         self.misdeeds: Set[Tuple[str, str]] = set()  # of a variable, or of all: ""
 
     @property
@@ -112,7 +113,6 @@ class LayerFunction:
             each.blob.diff[...] = held.pop(each.name, 0)
         # After fill, as a loss may leave its gradient, or notes, in the bottom's diff in forward.
         self.outputs(point)
-        self.note_changed_bottoms("forward", [point[bottom.name] for bottom in self.bottoms])
         # After fill, too: the diff of an in-place or reshaped top is that of its bottom.
         for top in self.all_tops:
             top.diff[...] = 0
@@ -120,33 +120,37 @@ class LayerFunction:
         for top, part in zip(self.tops, np.split(parts, self.ends)):
             top.diff[...] = part.reshape(top.diff.shape)
         data = [bottom.blob.data.copy() for bottom in self.bottoms]
-        diffs = [bottom.blob.diff.copy() for bottom in self.bottoms]
+        diffs = [each.blob.diff.copy() for each in self.variables]
         top_diffs = [top.diff.copy() for top in self.all_tops]
+        self.note_changed_data("forward", [point[bottom.name] for bottom in self.bottoms])
         self.run_backward()
-        self.note_changed_bottoms("backward", data)
+        self.note_changed_data("backward", data)
         self.note_changed_diffs(diffs, top_diffs)
         gradient: Arrays = {}
         for each in self.variables:  # one blob may be several bottoms
             gradient[each.name] = gradient.get(each.name, 0) + each.blob.diff.astype(np.float64)
         return gradient
 
-    def note_changed_bottoms(self, call: str, before: List[np.ndarray]) -> None:
-        in_place = {address(top.data) for top in self.all_tops}
+    def note_changed_data(self, call: str, before: List[np.ndarray]) -> None:
+        tops = [top.data for top in self.all_tops]
         for (name, blob, *_), data in zip(self.bottoms, before):
-            # As bytes, in which NaN is NaN.
-            if address(blob.data) not in in_place and blob.data.tobytes() != data.tobytes():
+            if is_changed(blob.data, data) and not is_among(tops, blob.data):
                 self.misdeeds.add((name, f"{call} changes the data of this bottom"))
 
-    def note_changed_diffs(self, of_bottoms: List[np.ndarray], of_tops: List[np.ndarray]) -> None:
-        asked = {address(each.blob.diff) for each, flag in zip(self.bottoms, self.flags) if flag}
-        for (name, blob, *_), diff in zip(self.bottoms, of_bottoms):
-            # Zeros do no harm.
-            if address(blob.diff) not in asked and blob.diff[blob.diff != diff].any():
+    def note_changed_diffs(self, before: List[np.ndarray], of_tops: List[np.ndarray]) -> None:
+        tops = [top.diff for top in self.all_tops]
+        for (name, blob, *_), diff in zip(self.variables, before):
+            # In place, the gradient of what forward leaves as it is stays as it is.
+            is_right = is_among(tops, blob.diff) and not is_changed(blob.data, self.origin[name])
+            if is_right or is_changed(blob.diff, diff):
+                self.written.add(name)
+        for (name, blob, *_), flag, diff in zip(self.bottoms, self.flags, before):
+            if not flag and blob.diff[blob.diff != diff].any():  # zeros do no harm
                 misdeed = "backward ignores propagate_down: it writes a gradient to this bottom for"
                 self.misdeeds.add((name, f"{misdeed} propagate_down = {self.flags}"))
-        shared = {address(bottom.blob.diff) for bottom in self.bottoms}
+        bottoms = [bottom.blob.diff for bottom in self.bottoms]
         for index, (top, diff) in enumerate(zip(self.all_tops, of_tops)):
-            if address(top.diff) not in shared and not np.array_equal(top.diff, diff):
+            if is_changed(top.diff, diff) and not is_among(bottoms, top.diff):
                 misdeed = f"backward changes top[{index}].diff"
                 if self.loss_weight is not None:
                     misdeed += ", where Caffe writes the loss_weight only once: changes add up"
@@ -169,9 +173,13 @@ class LayerFunction:
             vars(self.layer).pop("backward", None)
 
 
-def address(array: np.ndarray) -> int:
-    """Where the array lies: in-place and reshaping layers share memory between blobs."""
-    return int(array.__array_interface__["data"][0])
+def is_among(arrays: List[np.ndarray], array: np.ndarray) -> bool:
+    """Whether it is the memory of one: in-place and reshaping layers share it between blobs."""
+    return any(np.may_share_memory(array, each) for each in arrays)
+
+
+def is_changed(array: np.ndarray, before: np.ndarray) -> bool:
+    return bool(array.tobytes() != before.tobytes())  # in bytes, NaN is NaN
 
 
 def is_whole(array: np.ndarray) -> bool:
