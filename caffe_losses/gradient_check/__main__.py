@@ -2,11 +2,12 @@
 
 import argparse
 import os
+import re
 import sys
 import traceback
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Callable, Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Optional, Sequence, Tuple, Union
 
 import numpy as np
 
@@ -38,34 +39,15 @@ DEFAULT_SHAPE = 3, 5, 7, 11
 NET_OPTIONS = "input", "force_backward", "weights"
 LAYER_OPTIONS = "module", "layer", "bottom", "param_str", "loss_weight"
 
-Given = Union[str, np.ndarray]
 
-
-def bottom(text: str) -> Tuple[Sequence[int], Given]:
+def bottom(text: str) -> Tuple[Sequence[int], Union[str, np.ndarray]]:
     """The shape and draw or array of [SHAPE:]DRAW, SHAPE or FILE."""
-    shape, _, draw = text.partition(":") if text[:1].isdigit() else ("", "", text)
+    has_shape = re.match("[0-9]+(,[0-9]+)*(:|$)", text)
+    shape, _, draw = text.partition(":") if has_shape else ("", "", text)
     given = nets.draw_or_array(draw or "normal")
     if isinstance(given, np.ndarray):
         return given.shape, given
     return [int(size) for size in shape.split(",")] if shape else DEFAULT_SHAPE, given
-
-
-def named_input(text: str) -> Tuple[str, Given]:
-    """The name and draw or array of NAME=DRAW or NAME=FILE."""
-    name, _, given = text.partition("=")
-    return name, nets.draw_or_array(given)
-
-
-def readable(convert: Callable[[str], Any]) -> Callable[[str], Any]:
-    """An argparse type whose errors say what is wrong, not only that something is."""
-
-    def converted(text: str) -> Any:
-        try:
-            return convert(text)
-        except (OSError, ValueError) as error:
-            raise argparse.ArgumentTypeError(f"{text}: {error}") from error
-
-    return converted
 
 
 def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -82,8 +64,7 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 
     add = command.add_argument_group("a net").add_argument
     add("net", nargs="?", metavar="NET.prototxt")
-    text = f"what an input holds: {draws}"
-    add("--input", type=readable(named_input), metavar="NAME=DRAW", help=text, **many)
+    add("--input", metavar="NAME=DRAW", help=f"what an input holds: {draws}", **many)
     add("--weights", metavar="FILE.caffemodel", help="of a trained net")
     add("--force-backward", action="store_true", help="check the gradients of the inputs, too")
 
@@ -91,9 +72,9 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     add("--module", help="its Python module")
     add("--layer", help="its class")
     text = f"shape (default: {size}) and what it holds: {draws}; called bottom0, bottom1, ..."
-    add("--bottom", type=readable(bottom), metavar="[SHAPE:]DRAW", help=text, **many)
-    add("--param-str", help="its param_str")
-    add("--loss-weight", type=float, help="its loss_weight (default: 1)")
+    add("--bottom", metavar="[SHAPE:]DRAW", help=text, **many)
+    add("--param-str", default="", help="its param_str")
+    add("--loss-weight", type=float, default=1, help="its loss_weight (default: 1)")
 
     add = command.add_argument_group("the check").add_argument
     add("--phase", choices=["TRAIN", "TEST"], default="TRAIN", help="default: TRAIN")
@@ -114,7 +95,7 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     if not arguments.net and not (arguments.module and arguments.layer):
         command.error("give NET.prototxt; or --module and --layer, and a --bottom for each bottom")
     for name in LAYER_OPTIONS if arguments.net else NET_OPTIONS:
-        if getattr(arguments, name):
+        if getattr(arguments, name) != command.get_default(name):
             owner = "net" if arguments.net else "layer"
             command.error(f"--{name.replace('_', '-')} is not for a {owner}")
     return arguments
@@ -153,26 +134,26 @@ def report_or_problem(arguments: argparse.Namespace) -> Union[Report, str]:
 
 def check(arguments: argparse.Namespace) -> Report:
     given = {name: getattr(arguments, name) for name in Options._fields if name != "progress"}
-    options = Options(progress=progress_bar, **given)
-    options.require_sensible()
-    np.random.seed(options.seed)  # for layers that draw parameters in setup
+    Options(**given).require_sensible()
+    np.random.seed(arguments.seed)  # for layers that draw parameters in setup
+    phase, seed = arguments.phase, arguments.seed
     if arguments.net:
-        if arguments.weights and not os.path.isfile(arguments.weights):
-            raise ValueError(f"there is no file {arguments.weights}")
         parameter = read_net(arguments.net)
         parameter.force_backward |= arguments.force_backward
-        net = net_of(parameter, arguments.phase, options.seed)
+        net = net_of(parameter, phase, seed)
         if arguments.weights:
+            if not os.path.isfile(arguments.weights):
+                raise ValueError(f"there is no file {arguments.weights}")
             net.copy_from(arguments.weights)
-        inputs = {**dict.fromkeys(net.inputs, "normal"), **dict(arguments.input)}
+        named = [text.partition("=")[::2] for text in arguments.input]
+        inputs = {**dict.fromkeys(net.inputs, "normal"), **dict(named)}
     else:
-        shapes, draws = zip(*(arguments.bottom or [bottom("normal")] * 2))
-        weight = 1 if arguments.loss_weight is None else arguments.loss_weight
-        layer = arguments.module, arguments.layer, shapes, arguments.param_str or "", weight
-        net = nets.python_layer_net(*layer, arguments.phase, options.seed)
+        shapes, draws = zip(*map(bottom, arguments.bottom or ["normal"] * 2))
+        layer = arguments.module, arguments.layer, shapes, arguments.param_str
+        net = nets.python_layer_net(*layer, arguments.loss_weight, phase, seed)
         inputs = dict(zip(net.inputs, draws))
     chosen = arguments.label, arguments.only, arguments.only_python
-    return check_gradients(net, inputs, *chosen, **options._asdict())
+    return check_gradients(net, inputs, *chosen, progress=progress_bar, **given)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """The net around one Python layer, the inputs of any net, and what its layers are set to."""
 
 import itertools
-import os
 import re
 import tempfile
 from typing import Any, Dict, Mapping, Sequence, Set, Union
@@ -9,7 +8,7 @@ from typing import Any, Dict, Mapping, Sequence, Set, Union
 import numpy as np
 
 from caffe_losses.build_net import SEED, net_of
-from caffe_losses.gradient_check.layer_function import is_whole, name_in_prototxt
+from caffe_losses.gradient_check.layer_function import name_in_prototxt
 
 DRAWS = "normal, uniform, binary, labels:K"
 
@@ -57,12 +56,9 @@ def layer_parameters(net: Any) -> Dict[str, Any]:
     """The LayerParameters by name; pycaffe gives them away only with the weights of the net."""
     from caffe_losses.import_caffe import caffe
 
-    parameter = caffe.proto.caffe_pb2.NetParameter()
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, "net.caffemodel")
-        net.save(path)
-        with open(path, "rb") as file:
-            parameter.ParseFromString(file.read())
+    with tempfile.NamedTemporaryFile() as file:
+        net.save(file.name)
+        parameter = caffe.proto.caffe_pb2.NetParameter.FromString(file.read())
     for layer in parameter.layer:
         layer.ClearField("blobs")
     return {layer.name: layer for layer in parameter.layer}
@@ -85,22 +81,17 @@ def require_classes(net: Any, layer: Any) -> None:
     if layer.type not in CLASS_LOSSES:
         return
     index, ignoring_field, axis_field = CLASS_LOSSES[layer.type]
-    numbers = np.unique(net.blobs[layer.bottom[index]].data)
     name = name_in_prototxt(net, layer.bottom[index])
-    if not is_whole(numbers):
-        raise ValueError(
-            f"layer {layer.name}: {name} must hold the numbers of classes; draw it as labels:K, "
-            f"with K the number of classes"
-        )
     axis = getattr(layer, axis_field).axis if axis_field else 1
     scores = net.blobs[layer.bottom[0]].data.shape
     classes = layer.embed_param.input_dim if layer.type == "Embed" else scores[axis]
+    allowed = [*range(classes)]
     if ignoring_field and getattr(layer, ignoring_field).HasField("ignore_label"):
-        numbers = numbers[numbers != getattr(layer, ignoring_field).ignore_label]
-    outside = numbers[(numbers < 0) | (numbers >= classes)]
-    if outside.size:
+        allowed.append(getattr(layer, ignoring_field).ignore_label)
+    others = np.setdiff1d(net.blobs[layer.bottom[index]].data, allowed)
+    if others.size:
         raise ValueError(
-            f"layer {layer.name}: {name} holds {outside[0]:g}, and the classes are 0 to "
+            f"layer {layer.name}: {name} holds {others[0]:g}, and the classes are 0 to "
             f"{classes - 1}; draw it as labels:{classes}"
         )
 

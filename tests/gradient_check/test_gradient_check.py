@@ -216,7 +216,7 @@ def test_a_label_can_be_checked_alone():
 
 def test_class_labels_that_are_no_whole_numbers_are_refused():
     checked = native_net(L.SoftmaxWithLoss, (6, 5), (6,), loss_weight=1)
-    with pytest.raises(ValueError, match="labels:K"):
+    with pytest.raises(ValueError, match="b holds -.*the classes are 0 to 4; draw it as labels:5"):
         check_gradients(checked, {"a": "normal", "b": "normal"})
 
 
@@ -649,6 +649,19 @@ def test_a_layer_on_which_no_loss_depends_is_not_accused():
     assert found["ip[0]"].verdict == found["ip[1]"].verdict == "ok"
 
 
+def test_a_layer_in_place_whose_backward_caffe_does_not_call_is_not_accused():
+    spec = caffe.NetSpec()
+    spec.x, spec.t = an_input(4, 3), an_input(4, 2)
+    spec.frozen = L.InnerProduct(spec.x, num_output=5, param=[{"lr_mult": 0}] * 2, **WEIGHTS)
+    spec.relu = L.ReLU(spec.frozen, in_place=True)
+    spec.ip = L.InnerProduct(spec.relu, num_output=2, **WEIGHTS)
+    spec.loss = L.EuclideanLoss(spec.ip, spec.t)
+    report = check_gradients(net(spec, force_backward=False), {"x": "normal", "t": "normal"})
+    verdicts = {(row.layer, row.blob): row.verdict for row in report.rows}
+    assert verdicts["relu", "frozen"] == verdicts["frozen", "frozen[0]"] == "skipped"
+    assert verdicts["ip", "ip[0]"] == verdicts["loss", "ip"] == "ok"
+
+
 def test_a_trained_parameter_whose_gradient_is_zero_is_checked():
     spec = caffe.NetSpec()
     spec.x, spec.t = an_input(4, 3), an_input(4, 2)
@@ -915,14 +928,7 @@ def test_command_passes_its_options_on(capfd):
         ([], "give NET.prototxt; or --module and --layer, and a --bottom"),
         (["net.prototxt", "--loss-weight", "2"], "--loss-weight is not for a net"),
         ([*LAYER, "--layer", "L", "--force-backward"], "--force-backward is not for a layer"),
-        (["--module", "m", "--layer", "L", "--bottom", "2,x"], "2,x: invalid literal"),
-        (
-            ["--module", "m", "--layer", "L", "--bottom", "2:poisson"],
-            "'poisson' is no distribution",
-        ),
-        (["--module", "m", "--layer", "L", "--bottom", "none.npy"], "none.npy: .*No such file"),
         (["net.prototxt", "--seed", "x"], "--seed: invalid int value: 'x'"),
-        (["net.prototxt", "--input", "x"], "'' is no distribution"),
     ],
 )
 def test_command_refuses_wrong_arguments(arguments, message, capfd):
@@ -955,7 +961,7 @@ def test_command_says_what_is_wrong_with_a_net(tmp_path, prototxt, problem):
     assert f"{broken}:8:25" in problem(str(broken))
     assert "none.prototxt: No such file or directory" in problem("none.prototxt")
     assert "there is no file none.caffemodel" in problem(prototxt, "--weights", "none.caffemodel")
-    assert "draw it as labels:K" in problem(prototxt)
+    assert "the classes are 0 to 3; draw it as labels:4" in problem(prototxt)
     assert "label holds 5, and the classes are 0 to 3; draw it as labels:4" in problem(
         prototxt, "--input", "label=labels:7"
     )
@@ -972,6 +978,15 @@ def test_command_says_what_is_wrong_with_a_net(tmp_path, prototxt, problem):
 )
 def test_command_says_what_is_wrong_with_an_option(option, value, message, prototxt, problem):
     assert message in problem(prototxt, option, value)
+
+
+def test_command_says_what_is_wrong_with_inputs_and_bottoms(prototxt, problem):
+    layer = ["--module", "faulty_layers", "--layer", "Tanh", "--bottom"]
+    assert "'2,x' is no distribution; expected one of normal" in problem(*layer, "2,x")
+    assert "'poisson' is no distribution" in problem(*layer, "2:poisson")
+    assert re.search("No such file.*none.npy", problem(*layer, "none.npy"))
+    assert "'' is no distribution" in problem(prototxt, "--input", "x")
+    assert "'poisson' is no distribution" in problem(prototxt, "--input", "x=poisson")
 
 
 def test_command_says_what_is_wrong_with_a_layer(tmp_path, monkeypatch, problem):
