@@ -10,7 +10,6 @@ from caffe_losses.gradient_check.measurement import Measurement, Measurer
 from caffe_losses.gradient_check.report import CANNOT_TELL, OK, WRONG
 
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
-Group = Tuple[np.ndarray, np.ndarray]  # elements that move together, and which way
 Groupings = Dict[str, Dict[float, np.ndarray]]  # "in channel": the elements in 0, in 1, ...
 
 # Without --samples, as many elements and directions as make about this many values: about a second
@@ -61,14 +60,6 @@ class Options(NamedTuple):
             raise ValueError(f"seed must be from 0 to {LARGEST_SEED}; it is {self.seed}")
 
 
-class Judgement(NamedTuple):
-    """A verdict with the measurements it rests on."""
-
-    verdict: str
-    decisive: List[Measurement]
-    finding: str = ""  # what stands in the way of a verdict
-
-
 class Judge:
     """Measures one gradient until there is a verdict on it."""
 
@@ -85,10 +76,11 @@ class Judge:
         self.masks = {each: function.origin[each] for each in function.labels - {variable.name}}
         self.groupings = {} if variable.is_parameter else groupings_of(gradient, self.masks)
         self.groups = [each for groups in self.groupings.values() for each in groups.values()]
-        # For each element, what is largest in the weakest group that it is in.
+        # The scale of each element by the weakest group that it is in.
         self.weakest = np.full(gradient.size, np.inf)
         for group in self.groups:
-            self.weakest[group] = np.minimum(self.weakest[group], self.largest_of(group))
+            scale = max(WRONG_BY_GROUP / options.threshold, 1) * self.largest_of(group)
+            self.weakest[group] = np.minimum(self.weakest[group], scale)
         affordable = EFFORT / function.work
         self.samples = options.samples or int(np.clip(affordable, LEAST_SAMPLES, MOST_SAMPLES))
         self.group_count = int(np.clip(affordable / 4, LEAST_GROUPS, MOST_GROUPS))
@@ -103,36 +95,34 @@ class Judge:
 
     # What a measurement says.
 
-    def scale(self, measurement: Measurement, largest: float) -> float:
+    def scale(self, measurement: Measurement, by_group: bool = False) -> float:
         """What an error is relative to: Caffe's max(|analytic|, |numeric|, 1), except that a blob
         or group whose gradient is nowhere as large as 1 is measured by its largest element."""
-        floor = min(1.0, largest) if measurement.elements.size == 1 else measurement.size
+        floor = measurement.size
+        if measurement.elements.size == 1:
+            weakest = self.weakest[measurement.elements[0]] if by_group else np.inf
+            floor = min(1.0, self.largest, weakest)
         return max(abs(measurement.analytic), abs(measurement.numeric), floor)
 
     def relative_error(self, measurement: Measurement) -> float:
-        return measurement.difference / (self.scale(measurement, self.largest) or 1)
+        return measurement.difference / (self.scale(measurement) or 1)
 
-    def tolerance(self, measurement: Measurement, share: float, largest: float) -> float:
-        """The error that a right backward may have: this share of the scale, and rounding."""
+    def tolerance(self, measurement: Measurement, by_group: bool = False) -> float:
+        """The error that a right backward may have: the threshold, and rounding."""
         moved = float(self.measurer.unit[measurement.elements].sum())
         rounding = ROUNDING_OF_ONE if measurement.elements.size == 1 else ROUNDING * moved
-        return share * self.scale(measurement, largest) + rounding * self.largest
-
-    def tolerance_of_blob(self, measurement: Measurement) -> float:
-        return self.tolerance(measurement, self.options.threshold, self.largest)
+        return self.options.threshold * self.scale(measurement, by_group) + rounding * self.largest
 
     def is_wrong(self, measurement: Measurement) -> bool:
         """By the scale of the blob, or that of the weakest channel, class or image around it."""
-        weakest = self.weakest[measurement.elements].max()
-        by_group = self.tolerance(measurement, max(WRONG_BY_GROUP, self.options.threshold), weakest)
-        tolerance = min(self.tolerance_of_blob(measurement), by_group)
+        tolerance = self.tolerance(measurement, by_group=True)
         # Next to a kink, the bound on the error is not one to accuse by.
         is_smooth = measurement.error <= max(tolerance, NOISY * measurement.noise)
         return is_smooth and measurement.difference > tolerance + measurement.error
 
     def is_clear(self, measurement: Measurement) -> bool:
         """Whether an error as large as the tolerance would have been seen here."""
-        return measurement.error <= self.tolerance_of_blob(measurement)
+        return measurement.error <= self.tolerance(measurement)
 
     def is_kinked(self, measurement: Measurement) -> bool:
         """Whether it is a kink, not noise, that hides errors here."""
@@ -147,29 +137,30 @@ class Judge:
 
     # From single elements to the whole blob, until there is a verdict.
 
-    def verdict(self) -> Judgement:
+    def verdict(self) -> Tuple[str, List[Measurement], str]:
+        """The verdict, the measurements that it rests on, and what stands in the way of another."""
         if not self.candidates.size:
-            return Judgement(CANNOT_TELL, [], EXCLUDED)
+            return CANNOT_TELL, [], EXCLUDED
         elements = self.measure_elements(self.sample(self.samples))
         seen = [abs(each.numeric) - each.error for each in elements]
         self.largest = max([self.largest, *seen]) or 1.0  # Caffe's, if there is no gradient at all
         wrong = self.wrong_of(elements + self.measure(self.weak_groups()))
         if wrong:
-            return Judgement(WRONG, wrong)
+            return WRONG, wrong, ""
         is_enough = self.is_enough(elements)
         is_all = is_enough and len(elements) == self.candidates.size
         for measured in [] if is_all else self.measure_directions(elements):
             suspects = self.wrong_of(measured)
             wrong = [each for each in map(self.narrow, suspects) if each]
             if suspects:
-                return Judgement(WRONG, wrong) if wrong else Judgement(CANNOT_TELL, suspects, KINKS)
+                return (WRONG, wrong, "") if wrong else (CANNOT_TELL, suspects, KINKS)
             if self.is_enough(measured):
-                return Judgement(OK, elements if is_enough else measured)
+                return OK, elements if is_enough else measured, ""
         if is_enough:
-            return Judgement(OK, elements)
+            return OK, elements, ""
         unclear = [each for each in elements + self.directions if not self.is_clear(each)]
         is_kinked = sum(map(self.is_kinked, unclear)) > len(unclear) / 2
-        return Judgement(CANNOT_TELL, unclear, KINKS if is_kinked else NOISE)
+        return CANNOT_TELL, unclear, KINKS if is_kinked else NOISE
 
     def wrong_of(self, measurements: List[Measurement]) -> List[Measurement]:
         return [each for each in measurements if self.is_wrong(each)]
@@ -178,31 +169,31 @@ class Judge:
         return np.sort(self.random.permutation(self.candidates)[:most])
 
     def measure_elements(self, elements: Iterable[int]) -> List[Measurement]:
-        return self.measure([(np.array([element]), np.ones(1)) for element in elements])
+        return self.measure([np.array([element]) for element in elements])
 
-    def measure(self, groups: List[Group], depth: Optional[int] = None) -> List[Measurement]:
-        """Measures each group, with an error small enough to judge by where that can be."""
+    def measure(
+        self, groups: List[np.ndarray], signs: Optional[np.ndarray] = None, depth: Optional[int] = None
+    ) -> List[Measurement]:
+        """Measures each group, its elements moving by their signs or all up, with an error small
+        enough to judge by where that can be."""
+        signs = np.ones(self.gradient.size) if signs is None else signs
         measured = []
         for group in self.options.progress(groups, self.variable.name):
-            direction = self.measurer.direction(*group)
-            found = self.measurer.measure(direction, self.tolerance_of_blob(direction) / 2, depth)
+            direction = self.measurer.direction(group, signs[group])
+            found = self.measurer.measure(direction, self.tolerance(direction) / 2, depth)
             measured.append(found)
-            if found.elements.size == 1:
-                self.elements[int(found.elements[0])] = found
+            if group.size == 1:
+                self.elements[int(group[0])] = found
             else:
                 self.directions.append(found)
         return measured
 
-    def weak_groups(self) -> List[Group]:
+    def weak_groups(self) -> List[np.ndarray]:
         """Each channel or class that is small against the largest, with all its elements at once:
         what is missing there may be too small to be seen in single elements."""
-        limit = WEAK * self.largest
-        weak = [
-            np.intersect1d(group, self.candidates)
-            for group in self.groups
-            if self.largest_of(group) < limit
-        ]
-        return [(group, np.ones(group.size)) for group in weak if group.size][: self.group_count]
+        weak = [group for group in self.groups if self.largest_of(group) < WEAK * self.largest]
+        groups = [np.intersect1d(group, self.candidates) for group in weak]
+        return [group for group in groups if group.size][: self.group_count]
 
     def measure_directions(self, elements: List[Measurement]) -> Iterator[List[Measurement]]:
         """Many elements at once, in one way after the other.
@@ -212,27 +203,27 @@ class Judge:
         """
         anywhere = self.random.choice([-1.0, 1.0], self.gradient.size)
         groups = np.array_split(self.random.permutation(self.candidates), self.group_count)
-        yield self.measure([(group, anywhere[group]) for group in groups if group.size])
+        yield self.measure([group for group in groups if group.size], anywhere)
         gradient = self.gradient.ravel()
         uphill = np.where(gradient == 0, anywhere, np.sign(gradient))
-        yield self.measure([(self.candidates, uphill[self.candidates])])
+        yield self.measure([self.candidates], uphill)
         numbers = np.array([each.elements[0] for each in elements])
         reach = np.array([each.reach for each in elements]) / self.measurer.unit[numbers]
         if np.median(reach) > 0:
-            far = numbers[reach >= np.median(reach)]
-            yield self.measure([(far, uphill[far])], depth=1)
+            yield self.measure([numbers[reach >= np.median(reach)]], uphill, depth=1)
 
     def narrow(self, direction: Measurement) -> Optional[Measurement]:
         """Halves a wrong direction down to a wrong element, as far as the noise allows it.
 
         What is an error of the direction is one of its parts as well.
         """
+        signs = np.zeros(self.gradient.size)
+        signs[direction.elements] = np.sign(direction.rates)
         narrowest, wrong = direction, [direction]
         while wrong:
             narrowest = max(wrong, key=self.relative_error)
-            signs = np.sign(narrowest.rates)
-            parts = zip(np.array_split(narrowest.elements, 2), np.array_split(signs, 2))
-            wrong = self.wrong_of(self.measure([*parts] if narrowest.elements.size > 1 else []))
+            halves = np.array_split(narrowest.elements, 2) if narrowest.elements.size > 1 else []
+            wrong = self.wrong_of(self.measure(halves, signs))
         is_part = narrowest.elements.size <= max(1, direction.elements.size // NARROWED)
         return narrowest if is_part else None
 
@@ -247,20 +238,19 @@ class Judge:
 
 def groupings_of(gradient: np.ndarray, masks: Arrays) -> Groupings:
     """By the values of labels and masks, by image and by channel."""
-    numbered = {}
+    values = {}
     for name, mask in masks.items():
-        values, numbers = np.unique(mask, return_inverse=True)
         shape = broadcastable(mask, gradient.shape)
-        if shape and 1 < values.size <= MOST_VALUES:
-            numbered[f"where {name} is"] = values, numbers.reshape(shape)
-    for name, index in zip(("in image", "in channel"), np.ogrid[tuple(map(slice, gradient.shape))]):
-        numbered[name] = index.ravel(), index
+        if shape and 1 < np.unique(mask).size <= MOST_VALUES:
+            values[f"where {name} is"] = mask.reshape(shape)
+    indices = np.ogrid[tuple(map(slice, gradient.shape))]
+    values.update(zip(("in image", "in channel"), indices))
     groupings = {}
-    for name, (values, numbers) in numbered.items():
-        everywhere = np.broadcast_to(numbers, gradient.shape).ravel()
-        ends = np.cumsum(np.bincount(everywhere))[:-1]
-        groups = np.split(np.argsort(everywhere, kind="mergesort"), ends)
-        groupings[name] = dict(zip(values, groups))
+    for name, each in values.items():
+        everywhere = np.broadcast_to(each, gradient.shape).ravel()
+        different, starts = np.unique(np.sort(everywhere), return_index=True)
+        groups = np.split(np.argsort(everywhere, kind="mergesort"), starts[1:])
+        groupings[name] = dict(zip(different, groups))
     return groupings
 
 
