@@ -172,7 +172,10 @@ class Judge:
         return self.measure([np.array([element]) for element in elements])
 
     def measure(
-        self, groups: List[np.ndarray], signs: Optional[np.ndarray] = None, depth: Optional[int] = None
+        self,
+        groups: List[np.ndarray],
+        signs: Optional[np.ndarray] = None,
+        depth: Optional[int] = None,
     ) -> List[Measurement]:
         """Measures each group, its elements moving by their signs or all up, with an error small
         enough to judge by where that can be."""

@@ -40,9 +40,10 @@ def other_bottoms(function: LayerFunction) -> Arrays:
     origin, names = function.origin, {each.name for each in function.bottoms}
     other = {**origin, **{name: np.roll(origin[name], 1) for name in names}}
     for draw in range(DRAWS):
-        drawn = {name: redrawn(origin[name], [function.seed, 2, draw]) for name in names}
-        if is_taken(function, {**origin, **drawn}):
-            other = {**origin, **drawn}
+        seed = [function.seed, 2, draw]
+        drawn = {**origin, **{name: redrawn(origin[name], seed) for name in names}}
+        if is_taken(function, drawn):
+            other = drawn
             if all(drawn[name].sum() != origin[name].sum() for name in names):
                 break
     return other
@@ -73,16 +74,12 @@ def random_forward(function: LayerFunction, other: Arrays) -> str:
     function.outputs(other)
     outputs = [function.outputs(function.origin) for repetition in range(3)]
     if not np.isfinite(outputs).all():
-        raise ValueError(
-            f"layer {function.name}: its top is not finite for these bottoms, so there is no "
-            f"gradient to check"
-        )
+        raise ValueError(f"layer {function.name}: its top is not finite for these bottoms")
     if not is_same(outputs[1], outputs[2], SAME_FORWARD):
         values = ", ".join(f"{each @ function.cotangent:.8g}" for each in outputs)
         return f"the forward is not deterministic: three for the same bottoms give {values}"
     if not is_same(outputs[0], outputs[1], SAME_FORWARD):
-        misdeed = "stale: forward depends on the bottoms and labels that the layer saw before"
-        function.misdeeds.add(("", misdeed))
+        function.misdeeds.add(("", "stale: forward depends on the bottoms and labels before these"))
     return ""
 
 
@@ -95,10 +92,10 @@ def choose_flags(function: LayerFunction) -> str:
     """
     function.run_backward()
     asked, bottoms = function.asked, function.bottoms
-    is_label = [bottom.name in function.labels for bottom in bottoms]
+    labels = [bottom.name in function.labels for bottom in bottoms]
     less = [
-        [flag and not is_label[i] for i, flag in enumerate(asked)],
-        [flag and i == 0 for i, flag in enumerate(asked)],
+        [flag and not is_label for flag, is_label in zip(asked, labels)],
+        asked[:1] + [False] * len(asked[1:]),
     ]
     found, errors = [], []
     for function.flags in [asked, *filter(any, less)]:
@@ -112,9 +109,8 @@ def choose_flags(function: LayerFunction) -> str:
     for flags, gradient in found[1:]:
         for flag, (name, *_) in zip(flags, bottoms):
             if flag and not is_same(gradient[name], expected[name]):
-                misdeed = f"backward mixes up propagate_down: for {flags} it gives this bottom"
-                misdeed += f" another gradient than for {function.flags}"
-                function.misdeeds.add((name, misdeed))
+                fault = f"backward mixes up propagate_down: for {flags} it gives this bottom"
+                function.misdeeds.add((name, f"{fault} another gradient than for {function.flags}"))
     return f"{type(errors[0]).__name__}: {errors[0]}" if errors else ""
 
 
@@ -123,15 +119,13 @@ def all_gradients(function: LayerFunction, other: Arrays) -> Dict[str, Gradients
     # A gradient that lags one step behind is that of the other bottoms both times.
     previous, analytic = function.gradient(other), function.gradient(function.origin)
     # As large as the gradient, so that float32 holds the sum of both.
-    markers = {name: np.float32(2 * np.abs(each).max()) or 1 for name, each in analytic.items()}
+    largest = {name: np.abs(each).max() for name, each in analytic.items()}
+    markers = {name: float(np.float32(2 * each)) or 1.0 for name, each in largest.items()}
     again = function.gradient(function.origin, fill=markers)
     third = function.gradient(function.origin)
     doubled = function.gradient(function.origin, 2 * function.cotangent)
-    found = previous, analytic, again, third, doubled
-    return {
-        name: Gradients(float(marker), *(each[name] for each in found))
-        for name, marker in markers.items()
-    }
+    calls = previous, analytic, again, third, doubled
+    return {name: Gradients(markers[name], *(call[name] for call in calls)) for name in markers}
 
 
 def habits(gradients: Gradients, is_parameter: bool) -> Iterator[str]:
@@ -140,59 +134,42 @@ def habits(gradients: Gradients, is_parameter: bool) -> Iterator[str]:
     marker, _, first, again, third, doubled = gradients
     bad = np.argwhere(~np.isfinite(first))
     if bad.size:
-        count, value = f"{len(bad)} of {first.size}", first[tuple(bad[0])]
-        where = ", ".join(map(str, bad[0]))
-        yield f"{count} elements are not finite, the first ({value}) at ({where})"
+        value, at = first[tuple(bad[0])], ", ".join(map(str, bad[0]))
+        yield f"{len(bad)} of {first.size} elements are not finite, the first ({value}) at ({at})"
     untouched = (again == marker) & (third == 0) & (not is_parameter)
     if is_parameter and third.any() and is_same(again, third):
-        yield (
-            "backward overwrites the parameter's diff; Caffe accumulates there, over iter_size and "
-            "over layers that share the parameter"
-        )
+        yield "backward overwrites the parameter's diff; iter_size and shared parameters add to it"
     if untouched.all():
         yield "backward never writes this diff: it holds what it held before"
     if not is_parameter and third.any() and is_same(again, third + marker):
         yield "accumulates: backward adds to what the diff held before"
     if untouched.any() and is_same(again, np.where(untouched, marker, third)):
-        yield (
-            f"backward leaves {untouched.sum()} of {untouched.size} elements of the diff "
-            f"unwritten: they hold what they held before"
-        )
-    yield from memories(gradients, second=again - marker if is_parameter else again)
+        yield f"backward leaves {untouched.sum()} of {first.size} elements of the diff unwritten"
+    second = again - marker if is_parameter else again
+    if not (is_same(first, third) and is_same(first, second)):
+        yield memory(gradients, second)
     if not gradients.follows_top_diff:
         factor = proportion(doubled, third) or 0
         if is_near(factor, 1):
-            yield (
-                "backward ignores top[0].diff: the gradient stays the same when that is doubled, "
-                "so it is right for one loss_weight only"
-            )
+            yield "backward ignores top[0].diff: doubling that does not change the gradient"
         if is_near(factor, 4):
-            yield (
-                "backward multiplies by top[0].diff twice: doubling that makes the gradient 4 times"
-            )
+            yield "backward multiplies by top[0].diff twice: doubling that gives 4 times as much"
         yield "the gradient is not proportional to top[0].diff"
 
 
-def memories(gradients: Gradients, second: np.ndarray) -> Iterator[str]:
-    """Faults of a gradient that depends on what the layer saw before."""
+def memory(gradients: Gradients, second: np.ndarray) -> str:
+    """What a gradient depends on that is another at the first, second or third call."""
     first, third = gradients.analytic, gradients.third
     factor, growth = proportion(first, third), proportion(second, first)
-    if is_same(first, third) and is_same(first, second):
-        return
     if is_same(second, third) and is_same(first, gradients.previous):
-        yield "stale: it is the gradient of the previous bottoms"
-    elif is_same(second, third):
+        return "stale: it is the gradient of the previous bottoms"
+    if is_same(second, third):
         found = "another gradient" if factor is None else f"a gradient {factor:.4g} times as large"
-        yield (
-            f"stale: right after other bottoms and labels backward gives {found}; a normaliser, "
-            f"mask or the like is that of the previous bottoms"
-        )
-    elif growth is None:
-        yield "backward gives another gradient each time for the same bottoms"
-    else:
-        yield (
-            f"accumulates from call to call: the second backward gives {growth:.4g} times the first"
-        )
+        cause = "a normaliser, mask or the like is that of the previous bottoms"
+        return f"stale: right after other bottoms and labels backward gives {found}; {cause}"
+    if growth is None:
+        return "backward gives another gradient each time for the same bottoms"
+    return f"accumulates from call to call: the second gradient is {growth:.4g} times the first"
 
 
 def is_same(left: np.ndarray, right: np.ndarray, share: float = SAME_GRADIENT) -> bool:

@@ -420,8 +420,7 @@ def test_an_overwritten_parameter_diff_is_found():
     found = rows(check_gradients(checked, {"bottom0": "normal"}))
     assert found["bottom0"].verdict == "ok"
     assert found["OverwritesParameterDiff[0]"].findings == [
-        "backward overwrites the parameter's diff; Caffe accumulates there, over iter_size and "
-        "over layers that share the parameter"
+        "backward overwrites the parameter's diff; iter_size and shared parameters add to it"
     ]
 
 
