@@ -6,7 +6,7 @@ from typing import Any, List, Mapping, Optional, Sequence, Set, Union
 import numpy as np
 
 from caffe_losses.gradient_check import nets, probes
-from caffe_losses.gradient_check.explanation import explain
+from caffe_losses.gradient_check.explanation import causes
 from caffe_losses.gradient_check.judgement import Judge, Options
 from caffe_losses.gradient_check.layer_function import LayerFunction, Variable, kept
 from caffe_losses.gradient_check.report import CANNOT_TELL, OK, SKIPPED, WRONG, Report, Row
@@ -165,7 +165,7 @@ class LayerCheck:
         row = row._replace(checked=len(judge.elements), directions=len(judge.directions))
         if verdict == WRONG:
             loss_weight = None if gradients.follows_top_diff else function.loss_weight
-            finding = explain(judge, decisive, loss_weight)
+            finding = next(causes(judge, decisive[0], loss_weight))
         row = row._replace(verdict=verdict, findings=[finding] if finding else [])
         worst = judge.worst(decisive)
         if worst is None:
