@@ -120,11 +120,12 @@ class LayerCheck:
         habits = probes.habits(self.gradients[name], variable.is_parameter)
         faults = [] if row.is_label else [*itertools.islice(habits, 1)]
         faults += sorted(misdeed for blob, misdeed in function.misdeeds if blob in (name, ""))
-        if not faults:
-            return row
-        # What a gradient that is another each time is by chance explains nothing.
-        explained = any(each.startswith("stale") for each in faults)
-        return row._replace(verdict=WRONG, findings=faults + ([] if explained else row.findings))
+        if faults:
+            # What a gradient that is another each time is by chance explains nothing.
+            explained = any(each.startswith("stale") for each in faults)
+            faults += [] if explained else row.findings
+            row = row._replace(verdict=WRONG, findings=faults)
+        return row
 
     def reason_to_skip(self, variable: Variable) -> str:
         is_parameter, number = variable.is_parameter, variable.number
@@ -143,10 +144,10 @@ class LayerCheck:
         gradient = self.gradients[variable.name].analytic
         if not gradient.any():
             return row
-        if variable.name not in self.function.named_labels and np.isfinite(gradient).all():
-            checked = self.judged_row(row, variable)
-            if checked.verdict == OK:
-                return checked
+        is_target = variable.name not in self.function.named_labels
+        checked = self.judged_row(row, variable) if is_target else row._replace(verdict=WRONG)
+        if checked.verdict == OK:
+            return checked
         finding = (
             f"a label or mask that gets a gradient: {np.count_nonzero(gradient)} of "
             f"{gradient.size} elements are not zero, the largest {np.abs(gradient).max():.4g}"

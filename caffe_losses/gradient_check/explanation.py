@@ -16,7 +16,7 @@ MOST_ELEMENTS = 100  # that are measured for an explanation, besides those that 
 def causes(judge: Judge, decisive: Measurement, loss_weight: Optional[float]) -> Iterator[str]:
     """The causes that explain the difference; the first says most. There is a loss_weight where
     the gradient does not follow top[0].diff."""
-    judge.measure_elements(sorted({*judge.sample(MOST_ELEMENTS)} - {*judge.elements}))
+    judge.measure_sample(MOST_ELEMENTS)
     elements = np.array(sorted(judge.elements))
     measured = [judge.elements[element] for element in elements]
     values = np.array([(each.analytic, each.numeric, each.error) for each in measured]).T

@@ -22,7 +22,6 @@ ENOUGH_AWAY_FROM_KINKS = 0.1  # of all measurements
 # A backward in float32 may err by this share of the largest element in each element, and by some
 # more where there is only one.
 ROUNDING, ROUNDING_OF_ONE = 1.2e-7, 1e-6
-NOISY = 3  # times its noise is the most by which the error of a measurement to accuse by may exceed
 # A channel or class is weak whose gradient is smaller than this share of the largest, and wrong by
 # its own scale where it errs by this share of itself: far above what a backward loses by rounding
 # to the scale of the largest.
@@ -117,8 +116,8 @@ class Judge:
         """By the scale of the blob, or that of the weakest channel, class or image around it."""
         tolerance = self.tolerance(measurement, by_group=True)
         # Next to a kink, the bound on the error is not one to accuse by.
-        is_smooth = measurement.error <= max(tolerance, NOISY * measurement.noise)
-        return is_smooth and measurement.difference > tolerance + measurement.error
+        is_smooth = measurement.reach or measurement.error <= tolerance
+        return bool(is_smooth) and measurement.difference > tolerance + measurement.error
 
     def is_clear(self, measurement: Measurement) -> bool:
         """Whether an error as large as the tolerance would have been seen here."""
@@ -141,7 +140,7 @@ class Judge:
         """The verdict, the measurements that it rests on, and what stands in the way of another."""
         if not self.candidates.size:
             return CANNOT_TELL, [], EXCLUDED
-        elements = self.measure_elements(self.sample(self.samples))
+        elements = self.measure_sample(self.samples)
         seen = [abs(each.numeric) - each.error for each in elements]
         self.largest = max([self.largest, *seen]) or 1.0  # Caffe's, if there is no gradient at all
         wrong = self.wrong_of(elements + self.measure(self.weak_groups()))
@@ -165,11 +164,10 @@ class Judge:
     def wrong_of(self, measurements: List[Measurement]) -> List[Measurement]:
         return [each for each in measurements if self.is_wrong(each)]
 
-    def sample(self, most: int) -> np.ndarray:
-        return np.sort(self.random.permutation(self.candidates)[:most])
-
-    def measure_elements(self, elements: Iterable[int]) -> List[Measurement]:
-        return self.measure([np.array([element]) for element in elements])
+    def measure_sample(self, most: int) -> List[Measurement]:
+        """Measures elements at random, one by one, if they are not yet."""
+        sample = {*self.random.permutation(self.candidates)[:most]} - {*self.elements}
+        return self.measure([np.array([element]) for element in sorted(sample)])
 
     def measure(
         self,
@@ -177,13 +175,11 @@ class Judge:
         signs: Optional[np.ndarray] = None,
         depth: Optional[int] = None,
     ) -> List[Measurement]:
-        """Measures each group, its elements moving by their signs or all up, with an error small
-        enough to judge by where that can be."""
+        """Measures each group, its elements moving by their signs or all up."""
         signs = np.ones(self.gradient.size) if signs is None else signs
         measured = []
         for group in self.options.progress(groups, self.variable.name):
-            direction = self.measurer.direction(group, signs[group])
-            found = self.measurer.measure(direction, self.tolerance(direction) / 2, depth)
+            found = self.measurer.measure(group, signs[group], self.tolerance, depth)
             measured.append(found)
             if group.size == 1:
                 self.elements[int(group[0])] = found

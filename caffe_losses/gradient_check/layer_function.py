@@ -53,8 +53,8 @@ class LayerFunction:
         self.variables = self.bottoms + self.parameters
         self.origin = {each.name: each.blob.data.copy() for each in self.variables}
         # Whole numbers beside a prediction are taken for a label or mask.
-        names = [each.name for each in self.bottoms]
-        whole = [name for name in names[1:] if is_whole(self.origin[name])]
+        origin, names = self.origin, [each.name for each in self.bottoms]
+        whole = [name for name in names[1:] if (origin[name] == np.rint(origin[name])).all()]
         self.named_labels, self.labels = {*labels}, {*names} & {*labels, *whole}
         tops = [(net.blobs[name], net.blob_loss_weights[name]) for name in net.top_names[layer]]
         losses = [(top, loss_weight) for top, loss_weight in tops if loss_weight]
@@ -83,10 +83,8 @@ class LayerFunction:
     def work(self) -> float:
         """About how many values a forward goes through; a product is worth a tenth of one."""
         values = sum(each.blob.count for each in self.variables) + self.cotangent.size
-        if self.is_python or not self.parameters:
-            return values
-        weights = self.parameters[0].blob.data
-        return values + self.cotangent.size * weights.size / len(weights) / 10
+        weights = [np.atleast_1d(each.blob.data)[0].size for each in self.parameters[:1]]
+        return values + self.cotangent.size * sum(weights) / 10
 
     def outputs(self, point: Arrays, change: Optional[Change] = None) -> np.ndarray:
         """The elements of all tops that count."""
@@ -180,10 +178,6 @@ def is_among(arrays: List[np.ndarray], array: np.ndarray) -> bool:
 
 def is_changed(array: np.ndarray, before: np.ndarray) -> bool:
     return bool(array.tobytes() != before.tobytes())  # in bytes, NaN is NaN
-
-
-def is_whole(array: np.ndarray) -> bool:
-    return bool((array == np.rint(array)).all())
 
 
 def name_in_prototxt(net: Any, blob: str) -> str:

@@ -39,7 +39,6 @@ class Measurement(NamedTuple):
     analytic: float
     numeric: float = 0.0
     error: float = np.inf  # a bound on that of the numeric value
-    noise: float = np.inf  # the part of it that rounding makes
     reach: float = 0.0  # how far along the direction no kink or other roughness shows
 
     @property
@@ -52,7 +51,6 @@ class Derivative(NamedTuple):
 
     value: float
     error: float
-    noise: float
     reach: float
     left_out: np.ndarray  # the outputs that cross a kink
 
@@ -122,7 +120,6 @@ def extrapolated(
     return Derivative(
         value=float(cotangent @ richardson[0]),
         error=float(error) if np.isfinite(error) else np.inf,
-        noise=random,
         reach=float(steps[2]) if rough <= VISIBLE * random else 0.0,
         left_out=moved[left_out],
     )
@@ -169,31 +166,29 @@ class Measurer:
         along = self.along(everything, np.where(everything % 2, -self.unit, self.unit))
         self.noise = noise_level(along, [top.count for top in function.tops])
 
-    def direction(self, elements: np.ndarray, signs: np.ndarray) -> Measurement:
-        """What there is to measure where these elements move by these signs: many each by its
-        unit, for all to count."""
-        rates = np.ones(1) if elements.size == 1 else signs * self.unit[elements]
-        parts = self.analytic[elements] * rates
-        return Measurement(elements, rates, float(np.linalg.norm(parts)), float(parts.sum()))
-
     def measure(
-        self, direction: Measurement, wanted: float, depth: Optional[int] = None
+        self,
+        elements: np.ndarray,
+        signs: np.ndarray,
+        tolerance: Callable[[Measurement], float],
+        depth: Optional[int] = None,
     ) -> Measurement:
-        """The derivative along the direction, with an error of no more than is wanted, where that
-        is possible."""
-        elements, rates, *_ = direction
+        """The derivative where these elements move by these signs, with an error small enough to
+        judge by this tolerance where that can be. Many move each by its unit, for all to count."""
         is_one, cotangent = elements.size == 1, self.function.cotangent
+        rates = np.ones(1) if is_one else signs * self.unit[elements]
+        parts = self.analytic[elements] * rates
+        asked = Measurement(elements, rates, norm(parts), float(parts.sum()))
         step = self.step * (self.unit[elements[0]] if is_one else 1)
         depth = depth or (1 if is_one else DEPTH_FOR_MANY)
         along = self.along(elements, rates)
-        found = derivative(along, cotangent, step, self.noise, wanted, depth)
+        found = derivative(along, cotangent, step, self.noise, tolerance(asked) / 2, depth)
         if found.left_out.size:
             kept = cotangent.copy()
             kept[found.left_out] = 0
             gradient = self.function.gradient(self.function.origin, kept)[self.variable.name]
-            analytic = float((gradient.ravel()[elements] * rates).sum())
-            direction = direction._replace(analytic=analytic)
-        return Measurement(*direction[:4], *found[:4])
+            asked = asked._replace(analytic=float((gradient.ravel()[elements] * rates).sum()))
+        return Measurement(*asked[:4], *found[:3])
 
     def along(self, elements: np.ndarray, rates: np.ndarray) -> Outputs:
         def outputs(t: float) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 import collections
 import json
-from typing import Any, List, NamedTuple, Optional, Tuple
+from typing import Dict, List, NamedTuple, Optional, Tuple
 
 OK, WRONG, CANNOT_TELL, SKIPPED = "ok", "WRONG", "cannot tell", "skipped"
 
@@ -46,8 +46,8 @@ class Report:
         return json.dumps({"passed": self.passed, "rows": rows}, indent=2, allow_nan=False)
 
     def __str__(self) -> str:
-        header = ["layer", "blob", "shape", "checked", "error", "at", "analytic", "numeric"]
-        cells = [header + ["noise", "verdict"]] + [row_cells(row) for row in self.rows]
+        table = [row_cells(row) for row in self.rows]
+        cells = [[*table[0]], *([*row.values()] for row in table)]
         widths = [max(len(row[i]) for row in cells) for i in range(len(cells[0]))]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in cells]
         for row in self.rows:
@@ -57,21 +57,21 @@ class Report:
         return "\n".join(lines)
 
 
-def row_cells(row: Row) -> List[str]:
+def row_cells(row: Row) -> Dict[str, str]:
     count = str(row.checked) if row.checked else "label" if row.is_label else "-"
-    return [
-        row.layer,
-        row.blob,
-        "x".join(map(str, row.shape)),
-        f"{count} + {row.directions} dir" if row.directions else count,
-        number(row.error, ".1e"),
-        ",".join(map(str, row.where or ())) or "-",
-        number(row.analytic, ".6g"),
-        number(row.numeric, ".6g"),
-        number(row.noise, ".1e"),
-        row.verdict,
-    ]
+    return {
+        "layer": row.layer,
+        "blob": row.blob,
+        "shape": "x".join(map(str, row.shape)) or "-",
+        "checked": f"{count} + {row.directions} dir" if row.directions else count,
+        "error": number(row.error, ".1e"),
+        "at": ",".join(map(str, row.where or ())) or "-",
+        "analytic": number(row.analytic, ".6g"),
+        "numeric": number(row.numeric, ".6g"),
+        "noise": number(row.noise, ".1e"),
+        "verdict": row.verdict,
+    }
 
 
-def number(value: Any, form: str) -> str:
+def number(value: Optional[float], form: str) -> str:
     return "-" if value is None else format(value, form)

@@ -134,6 +134,7 @@ SMOOTH = {
     "LRN": (lambda x: L.LRN(x, local_size=3, alpha=1.0), [(2, 5, 4, 4)], "normal"),
     "BatchNorm": (lambda x: L.BatchNorm(x), [(4, 3, 5, 5)], "normal"),
     "Scale": (lambda *x: L.Scale(*x, axis=0), [IMAGE, (2, 3)], "normal uniform"),
+    "Scale by one number": (lambda x: L.Scale(x, num_axes=0, bias_term=True), [IMAGE], "normal"),
     "Bias": (lambda x: L.Bias(x), [IMAGE], "normal"),
     "MVN": (lambda x: L.MVN(x), [IMAGE], "normal"),
     "Softmax": (lambda x: L.Softmax(x), [IMAGE], "normal"),
