@@ -34,7 +34,7 @@ COULD_NOT_CHECK = 2
 PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
 
 # Primes, so that what a gradient is wrong by tells which number of the layer that is.
-DEFAULT_SHAPE = 3, 5, 7, 11
+DEFAULT_SHAPE = "3,5,7,11"
 
 NET_OPTIONS = "input", "force_backward", "weights"
 LAYER_OPTIONS = "module", "layer", "bottom", "param_str", "loss_weight"
@@ -43,11 +43,11 @@ LAYER_OPTIONS = "module", "layer", "bottom", "param_str", "loss_weight"
 def bottom(text: str) -> Tuple[Sequence[int], Union[str, np.ndarray]]:
     """The shape and draw or array of [SHAPE:]DRAW, SHAPE or FILE."""
     has_shape = re.match("[0-9]+(,[0-9]+)*(:|$)", text)
-    shape, _, draw = text.partition(":") if has_shape else ("", "", text)
+    shape, _, draw = text.partition(":") if has_shape else (DEFAULT_SHAPE, "", text)
     given = nets.draw_or_array(draw or "normal")
     if isinstance(given, np.ndarray):
         return given.shape, given
-    return [int(size) for size in shape.split(",")] if shape else DEFAULT_SHAPE, given
+    return [int(size) for size in shape.split(",")], given
 
 
 def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -59,7 +59,6 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     )
     many: Dict[str, Any] = {"action": "append", "default": []}
     draws = f"{nets.DRAWS}, FILE.npy or FILE.npz:KEY (default: normal)"
-    size = ",".join(map(str, DEFAULT_SHAPE))
     default = Options()
 
     add = command.add_argument_group("a net").add_argument
@@ -71,7 +70,9 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     add = command.add_argument_group("or one Python layer").add_argument
     add("--module", help="its Python module")
     add("--layer", help="its class")
-    text = f"shape (default: {size}) and what it holds: {draws}; called bottom0, bottom1, ..."
+    text = (
+        f"shape (default: {DEFAULT_SHAPE}) and what it holds: {draws}; called bottom0, bottom1, ..."
+    )
     add("--bottom", metavar="[SHAPE:]DRAW", help=text, **many)
     add("--param-str", default="", help="its param_str")
     add("--loss-weight", type=float, default=1, help="its loss_weight (default: 1)")

@@ -128,16 +128,14 @@ class LayerCheck:
         return row
 
     def reason_to_skip(self, variable: Variable) -> str:
-        is_parameter, number = variable.is_parameter, variable.number
-        if variable.name in self.asked:
-            is_refused = not is_parameter and not self.function.flags[number]
-            refusal = f"backward refuses to compute a gradient here: {self.refusal}"
-            return refusal if is_refused else ""
-        if not self.asked:
-            return "Caffe does not call this layer's backward"
-        if is_parameter:
-            return "Caffe computes no gradient here (lr_mult: 0)"
-        return "Caffe asks for no gradient here (propagate_down is false)"
+        if variable.name not in self.asked:
+            if not self.asked:
+                return "Caffe does not call this layer's backward"
+            if variable.is_parameter:
+                return "Caffe computes no gradient here (lr_mult: 0)"
+            return "Caffe asks for no gradient here (propagate_down is false)"
+        is_given = variable.is_parameter or self.function.flags[variable.number]
+        return "" if is_given else f"backward refuses to compute a gradient here: {self.refusal}"
 
     def label_row(self, row: Row, variable: Variable) -> Row:
         """The row of a bottom whose gradient should be zero, or that of a target."""
@@ -162,12 +160,12 @@ class LayerCheck:
         if not np.isfinite(gradients.analytic).all():
             return row._replace(verdict=WRONG)
         judge = Judge(function, variable, gradients.analytic, self.options)
-        verdict, decisive, finding = judge.verdict()
+        verdict, decisive, findings = judge.verdict()
         row = row._replace(checked=len(judge.elements), directions=len(judge.directions))
         if verdict == WRONG:
             loss_weight = None if gradients.follows_top_diff else function.loss_weight
-            finding = next(causes(judge, decisive[0], loss_weight))
-        row = row._replace(verdict=verdict, findings=[finding] if finding else [])
+            findings = [next(causes(judge, decisive[0], loss_weight))]
+        row = row._replace(verdict=verdict, findings=findings)
         worst = judge.worst(decisive)
         if worst is None:
             return row

@@ -116,50 +116,46 @@ class Judge:
         """By the scale of the blob, or that of the weakest channel, class or image around it."""
         tolerance = self.tolerance(measurement, by_group=True)
         # Next to a kink, the bound on the error is not one to accuse by.
-        is_smooth = measurement.reach or measurement.error <= tolerance
-        return bool(is_smooth) and measurement.difference > tolerance + measurement.error
+        is_smooth = measurement.reach > 0 or measurement.error <= tolerance
+        return is_smooth and measurement.difference > tolerance + measurement.error
 
-    def is_clear(self, measurement: Measurement) -> bool:
-        """Whether an error as large as the tolerance would have been seen here."""
-        return measurement.error <= self.tolerance(measurement)
-
-    def is_kinked(self, measurement: Measurement) -> bool:
-        """Whether it is a kink, not noise, that hides errors here."""
-        return not self.is_clear(measurement) and not measurement.reach
+    def unclear(self, measurements: List[Measurement]) -> List[Measurement]:
+        """Those where an error as large as the tolerance would not have been seen."""
+        return [each for each in measurements if each.error > self.tolerance(each)]
 
     def is_enough(self, measurements: List[Measurement]) -> bool:
         """Whether a gradient is right that none of these says is wrong."""
-        clear = sum(map(self.is_clear, measurements))
-        count = len(measurements)
-        away_from_kinks = count - sum(map(self.is_kinked, measurements))
-        return clear >= max(1, ENOUGH * away_from_kinks, ENOUGH_AWAY_FROM_KINKS * count)
+        count, unclear = len(measurements), self.unclear(measurements)
+        away_from_kinks = count - sum(not each.reach for each in unclear)
+        needed = max(1, ENOUGH * away_from_kinks, ENOUGH_AWAY_FROM_KINKS * count)
+        return count - len(unclear) >= needed
 
     # From single elements to the whole blob, until there is a verdict.
 
-    def verdict(self) -> Tuple[str, List[Measurement], str]:
+    def verdict(self) -> Tuple[str, List[Measurement], List[str]]:
         """The verdict, the measurements that it rests on, and what stands in the way of another."""
         if not self.candidates.size:
-            return CANNOT_TELL, [], EXCLUDED
+            return CANNOT_TELL, [], [EXCLUDED]
         elements = self.measure_sample(self.samples)
         seen = [abs(each.numeric) - each.error for each in elements]
         self.largest = max([self.largest, *seen]) or 1.0  # Caffe's, if there is no gradient at all
         wrong = self.wrong_of(elements + self.measure(self.weak_groups()))
         if wrong:
-            return WRONG, wrong, ""
+            return WRONG, wrong, []
         is_enough = self.is_enough(elements)
         is_all = is_enough and len(elements) == self.candidates.size
         for measured in [] if is_all else self.measure_directions(elements):
             suspects = self.wrong_of(measured)
             wrong = [each for each in map(self.narrow, suspects) if each]
             if suspects:
-                return (WRONG, wrong, "") if wrong else (CANNOT_TELL, suspects, KINKS)
+                return (WRONG, wrong, []) if wrong else (CANNOT_TELL, suspects, [KINKS])
             if self.is_enough(measured):
-                return OK, elements if is_enough else measured, ""
+                return OK, elements if is_enough else measured, []
         if is_enough:
-            return OK, elements, ""
-        unclear = [each for each in elements + self.directions if not self.is_clear(each)]
-        is_kinked = sum(map(self.is_kinked, unclear)) > len(unclear) / 2
-        return CANNOT_TELL, unclear, KINKS if is_kinked else NOISE
+            return OK, elements, []
+        unclear = self.unclear(elements + self.directions)
+        is_kinked = sum(not each.reach for each in unclear) > len(unclear) / 2
+        return CANNOT_TELL, unclear, [KINKS if is_kinked else NOISE]
 
     def wrong_of(self, measurements: List[Measurement]) -> List[Measurement]:
         return [each for each in measurements if self.is_wrong(each)]
@@ -231,7 +227,7 @@ class Judge:
     def worst(self, measurements: List[Measurement]) -> Optional[Measurement]:
         """The one with the largest relative error among those that say something."""
         finite = [each for each in measurements if np.isfinite(each.error)]
-        clear = [each for each in finite if self.is_clear(each)]
+        clear = [each for each in finite if not self.unclear([each])]
         return max(clear or finite, key=self.relative_error, default=None)
 
 

@@ -39,7 +39,7 @@ class Measurement(NamedTuple):
     analytic: float
     numeric: float = 0.0
     error: float = np.inf  # a bound on that of the numeric value
-    reach: float = 0.0  # how far along the direction no kink or other roughness shows
+    reach: float = 0.0  # how far along the direction no kink shows; the error is noise's, if any
 
     @property
     def difference(self) -> float:
