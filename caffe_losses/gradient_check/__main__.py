@@ -70,9 +70,7 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     add = command.add_argument_group("or one Python layer").add_argument
     add("--module", help="its Python module")
     add("--layer", help="its class")
-    text = (
-        f"shape (default: {DEFAULT_SHAPE}) and what it holds: {draws}; called bottom0, bottom1, ..."
-    )
+    text = f"shape (default: {DEFAULT_SHAPE}) and what it holds: {draws}; named bottom0, bottom1"
     add("--bottom", metavar="[SHAPE:]DRAW", help=text, **many)
     add("--param-str", default="", help="its param_str")
     add("--loss-weight", type=float, default=1, help="its loss_weight (default: 1)")

@@ -97,7 +97,7 @@ class LayerCheck:
         self.function, self.options = function, options
         other = probes.other_bottoms(function)
         self.random_forward = probes.random_forward(function, other)
-        self.refusal = probes.choose_flags(function) if function.is_python else ""
+        self.refusals = probes.choose_flags(function) if function.is_python else {}
         self.gradients = probes.all_gradients(function, other)
         # What Caffe asks for; a Python layer may write what it does not.
         if function.is_python:
@@ -105,8 +105,10 @@ class LayerCheck:
             asked = {each.name for each, flag in zip(function.bottoms, function.asked) if flag}
         else:
             is_called, asked = has_backward or bool(function.written), function.written
-        frozen = [i for i, spec in enumerate(parameter.param) if not spec.lr_mult]
-        trained = {each.name for each in function.parameters if each.number not in frozen}
+        frozen = {
+            f"{function.name}[{i}]" for i, each in enumerate(parameter.param) if not each.lr_mult
+        }
+        trained = {each.name for each in function.parameters} - frozen
         self.asked = asked | trained if is_called else asked
 
     def row(self, variable: Variable) -> Row:
@@ -134,8 +136,7 @@ class LayerCheck:
             if variable.is_parameter:
                 return "Caffe computes no gradient here (lr_mult: 0)"
             return "Caffe asks for no gradient here (propagate_down is false)"
-        is_given = variable.is_parameter or self.function.flags[variable.number]
-        return "" if is_given else f"backward refuses to compute a gradient here: {self.refusal}"
+        return self.refusals.get(variable.name, "")
 
     def label_row(self, row: Row, variable: Variable) -> Row:
         """The row of a bottom whose gradient should be zero, or that of a target."""

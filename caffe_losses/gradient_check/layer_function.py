@@ -21,7 +21,6 @@ class Variable(NamedTuple):
 
     name: str
     blob: Any
-    number: int  # among the bottoms or the parameters
     is_parameter: bool
 
 
@@ -43,17 +42,15 @@ class LayerFunction:
         self.layer = net.layer_dict[layer]
         self.index = list(net._layer_names).index(layer)
         self.is_python = self.layer.type == "Python"
-        self.bottoms = [
-            Variable(name_in_prototxt(net, name), net.blobs[name], i, False)
-            for i, name in enumerate(net.bottom_names[layer])
-        ]
-        self.parameters = [
-            Variable(f"{layer}[{i}]", blob, i, True) for i, blob in enumerate(self.layer.blobs)
-        ]
+        blobs = net.bottom_names[layer]
+        names = [name_in_prototxt(net, blob) for blob in blobs]
+        self.bottoms = [Variable(name, net.blobs[blob], False) for name, blob in zip(names, blobs)]
+        parameters = enumerate(self.layer.blobs)
+        self.parameters = [Variable(f"{layer}[{i}]", blob, True) for i, blob in parameters]
         self.variables = self.bottoms + self.parameters
         self.origin = {each.name: each.blob.data.copy() for each in self.variables}
         # Whole numbers beside a prediction are taken for a label or mask.
-        origin, names = self.origin, [each.name for each in self.bottoms]
+        origin = self.origin
         whole = [name for name in names[1:] if (origin[name] == np.rint(origin[name])).all()]
         self.named_labels, self.labels = {*labels}, {*names} & {*labels, *whole}
         tops = [(net.blobs[name], net.blob_loss_weights[name]) for name in net.top_names[layer]]

@@ -42,22 +42,21 @@ def other_bottoms(function: LayerFunction) -> Arrays:
     for draw in range(DRAWS):
         seed = [function.seed, 2, draw]
         drawn = {**origin, **{name: redrawn(origin[name], seed) for name in names}}
-        if is_taken(function, drawn):
+        changed = [name for name in names if drawn[name].sum() != origin[name].sum()]
+        if changed and is_taken(function, drawn):
             other = drawn
-            if all(drawn[name].sum() != origin[name].sum() for name in names):
+            if len(changed) == len(names):
                 break
     return other
 
 
 def redrawn(array: np.ndarray, seed: List[int]) -> np.ndarray:
-    """Images and positions of an array; of a single one, the array turned about."""
-    sizes = {axis: size for axis, size in enumerate(array.shape) if axis != 1}
-    if max(sizes.values(), default=1) == 1:
-        return np.roll(array, 1)
-    for axis, size in sizes.items():
-        # The same for bottoms that belong together.
-        drawn = np.random.RandomState([*seed, axis]).randint(size, size=size)
-        array = array.take(drawn, axis=axis)
+    """Images and positions of an array."""
+    for axis, size in enumerate(array.shape):
+        if axis != 1:
+            # The same for bottoms that belong together.
+            drawn = np.random.RandomState([*seed, axis]).randint(size, size=size)
+            array = array.take(drawn, axis=axis)
     return array
 
 
@@ -83,12 +82,12 @@ def random_forward(function: LayerFunction, other: Arrays) -> str:
     return ""
 
 
-def choose_flags(function: LayerFunction) -> str:
+def choose_flags(function: LayerFunction) -> Dict[str, str]:
     """Has a Python layer's backward asked for all that Caffe asks for or, if it raises an error,
     for less.
 
     What training nets ask for is less by the labels, or the first bottom alone; the gradients must
-    be the same. Returns the error.
+    be the same. Returns what is said of the bottoms that backward refuses.
     """
     function.run_backward()
     asked, bottoms = function.asked, function.bottoms
@@ -111,7 +110,12 @@ def choose_flags(function: LayerFunction) -> str:
             if flag and not is_same(gradient[name], expected[name]):
                 fault = f"backward mixes up propagate_down: for {flags} it gives this bottom"
                 function.misdeeds.add((name, f"{fault} another gradient than for {function.flags}"))
-    return f"{type(errors[0]).__name__}: {errors[0]}" if errors else ""
+    if not errors:
+        return {}
+    refusal = (
+        f"backward refuses to compute a gradient here: {type(errors[0]).__name__}: {errors[0]}"
+    )
+    return {bottom.name: refusal for bottom, flag in zip(bottoms, function.flags) if not flag}
 
 
 def all_gradients(function: LayerFunction, other: Arrays) -> Dict[str, Gradients]:
