@@ -40,14 +40,13 @@ NET_OPTIONS = "input", "force_backward", "weights"
 LAYER_OPTIONS = "module", "layer", "bottom", "param_str", "loss_weight"
 
 
-def bottom(text: str) -> Tuple[Sequence[int], Union[str, np.ndarray]]:
-    """The shape and draw or array of [SHAPE:]DRAW, SHAPE or FILE."""
+def bottom(text: str) -> Tuple[Sequence[int], str]:
+    """The shape of [SHAPE:]DRAW, SHAPE or FILE, and the draw or file."""
     has_shape = re.match("[0-9]+(,[0-9]+)*(:|$)", text)
-    shape, _, draw = text.partition(":") if has_shape else (DEFAULT_SHAPE, "", text)
-    given = nets.draw_or_array(draw or "normal")
-    if isinstance(given, np.ndarray):
-        return given.shape, given
-    return [int(size) for size in shape.split(",")], given
+    shape, _, given = text.partition(":") if has_shape else (DEFAULT_SHAPE, "", text)
+    sizes = [int(size) for size in shape.split(",")]
+    given = given or "normal"
+    return nets.array_of(given, sizes, np.random.RandomState(0)).shape, given
 
 
 def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:

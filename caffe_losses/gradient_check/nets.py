@@ -41,14 +41,9 @@ def python_layer_net(
     inputs = net.layer.add(name="inputs", type="Input", top=bottoms)
     for shape in shapes:
         inputs.input_param.shape.add(dim=shape)
-    net.layer.add(
-        name=layer,
-        type="Python",
-        bottom=bottoms,
-        top=["top"],
-        loss_weight=[loss_weight],
-        python_param={"module": module, "layer": layer, "param_str": param_str},
-    )
+    python = {"module": module, "layer": layer, "param_str": param_str}
+    fields = {"type": "Python", "loss_weight": [loss_weight], "python_param": python}
+    net.layer.add(name=layer, bottom=bottoms, top=["top"], **fields)
     return net_of(net, phase, seed)
 
 
@@ -96,20 +91,25 @@ def require_classes(net: Any, layer: Any) -> None:
         )
 
 
-def draw_or_array(text: str) -> Union[str, np.ndarray]:
-    """A distribution by its name, or the array of FILE.npy or FILE.npz:KEY."""
-    path, _, key = text.partition(":")
-    if not path.endswith((".npy", ".npz")):
-        if not re.fullmatch("normal|uniform|binary|labels:[1-9][0-9]*", text):
-            raise ValueError(f"{text!r} is no distribution; expected one of {DRAWS}")
-        return text
-    loaded = np.load(path, allow_pickle=False)
-    if isinstance(loaded, np.ndarray):
-        return loaded
-    if key not in loaded:
-        keys = ", ".join(loaded.files)
-        raise ValueError(f"{path} has no array {key!r}; write {path}:KEY, with one of {keys}")
-    return loaded[key]
+def array_of(
+    given: Union[str, np.ndarray], shape: Sequence[int], random: np.random.RandomState
+) -> np.ndarray:
+    """The array of FILE.npy or FILE.npz:KEY, or random numbers of this shape; or what is given."""
+    if not isinstance(given, str):
+        return np.asarray(given)
+    name, _, key = given.partition(":")
+    if name.endswith((".npy", ".npz")):
+        loaded = np.load(name, allow_pickle=False)
+        if not isinstance(loaded, np.ndarray) and key not in loaded:
+            keys = ", ".join(loaded.files)
+            raise ValueError(f"{name} has no array {key!r}; write {name}:KEY, with one of {keys}")
+        return loaded if isinstance(loaded, np.ndarray) else loaded[key]
+    if given in ("normal", "uniform"):
+        return getattr(random, given)(size=shape)
+    labels = re.fullmatch("binary|labels:([1-9][0-9]*)", given)
+    if not labels:
+        raise ValueError(f"{given!r} is no distribution; expected one of {DRAWS}")
+    return random.randint(int(labels.group(1) or 2), size=shape)
 
 
 def fill_inputs(net: Any, inputs: Mapping[str, Union[str, np.ndarray]], seed: int) -> None:
@@ -119,13 +119,7 @@ def fill_inputs(net: Any, inputs: Mapping[str, Union[str, np.ndarray]], seed: in
         if name not in net.inputs:
             raise ValueError(f"the net has no input {name}; its inputs are {', '.join(net.inputs)}")
         shape = net.blobs[name].data.shape
-        array = draw_or_array(given) if isinstance(given, str) else np.asarray(given)
-        if isinstance(array, str):
-            draw, _, classes = array.partition(":")
-            if draw in ("normal", "uniform"):
-                array = getattr(random, draw)(size=shape)
-            else:
-                array = random.randint(int(classes or 2), size=shape)
+        array = array_of(given, shape, random)
         if array.shape != shape:
             raise ValueError(f"input {name} has shape {array.shape}; the net expects {shape}")
         net.blobs[name].data[...] = array
