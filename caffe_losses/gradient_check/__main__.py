@@ -84,8 +84,7 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     add("--step", type=float, default=default.step, help=text)
     text = "the relative error that is allowed (default: %(default)s)"
     add("--threshold", type=float, default=default.threshold, help=text)
-    text = "leave out elements of bottoms that are within a step of X or -X"
-    add("--kink", type=float, metavar="X", help=text)
+    add("--kink", type=float, metavar="X", help="leave out elements of bottoms a step from X or -X")
     add("--seed", type=int, default=default.seed, help="of all draws (default: %(default)s)")
     add("--json", action="store_true", help="print JSON instead of the table")
 

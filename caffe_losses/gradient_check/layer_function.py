@@ -128,18 +128,18 @@ class LayerFunction:
 
     def note_changed_data(self, call: str, before: List[np.ndarray]) -> None:
         tops = [top.data for top in self.all_tops]
-        for (name, blob, *_), data in zip(self.bottoms, before):
+        for (name, blob, _), data in zip(self.bottoms, before):
             if is_changed(blob.data, data) and not is_among(tops, blob.data):
                 self.misdeeds.add((name, f"{call} changes the data of this bottom"))
 
     def note_changed_diffs(self, before: List[np.ndarray], of_tops: List[np.ndarray]) -> None:
         tops = [top.diff for top in self.all_tops]
-        for (name, blob, *_), diff in zip(self.variables, before):
+        for (name, blob, _), diff in zip(self.variables, before):
             # In place, the gradient of what forward leaves as it is stays as it is.
             is_right = is_among(tops, blob.diff) and not is_changed(blob.data, self.origin[name])
             if is_right or is_changed(blob.diff, diff):
                 self.written.add(name)
-        for (name, blob, *_), flag, diff in zip(self.bottoms, self.flags, before):
+        for (name, blob, _), flag, diff in zip(self.bottoms, self.flags, before):
             if not flag and blob.diff[blob.diff != diff].any():  # zeros do no harm
                 misdeed = "backward ignores propagate_down: it writes a gradient to this bottom for"
                 self.misdeeds.add((name, f"{misdeed} propagate_down = {self.flags}"))

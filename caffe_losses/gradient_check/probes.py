@@ -92,12 +92,10 @@ def choose_flags(function: LayerFunction) -> Dict[str, str]:
     function.run_backward()
     asked, bottoms = function.asked, function.bottoms
     labels = [bottom.name in function.labels for bottom in bottoms]
-    less = [
-        [flag and not is_label for flag, is_label in zip(asked, labels)],
-        asked[:1] + [False] * len(asked[1:]),
-    ]
+    unlabelled = [flag and not is_label for flag, is_label in zip(asked, labels)]
+    first_alone = asked[:1] + [False] * len(asked[1:])
     found, errors = [], []
-    for function.flags in [asked, *filter(any, less)]:
+    for function.flags in [asked, *filter(any, (unlabelled, first_alone))]:
         try:
             found.append((function.flags, function.gradient(function.origin)))
         except Exception as error:
