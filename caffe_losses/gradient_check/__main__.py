@@ -1,4 +1,12 @@
-"""The command `python3 -m caffe_losses.gradient_check`."""
+"""Checks the gradients of a net or of one Python layer against numeric derivatives, layer by layer.
+
+Exits with 0 when all are right, 1 when one is wrong, 2 when one could not be checked.
+
+examples:
+  python3 -m caffe_losses.gradient_check train.prototxt --input label=labels:10
+  python3 -m caffe_losses.gradient_check --module pylayerUtils --layer WeightedEuclideanLossLayer \\
+      --bottom normal --bottom normal --bottom 3,1,7,11:binary --loss-weight 0.5
+"""
 
 import argparse
 import os
@@ -17,18 +25,6 @@ from caffe_losses.gradient_check.check import check_gradients
 from caffe_losses.gradient_check.judgement import Options
 from caffe_losses.gradient_check.report import Report
 from caffe_losses.progress import progress_bar
-
-DESCRIPTION = """
-Checks the gradients of a net or of one Python layer against numeric derivatives, layer by layer.
-Exits with 0 when all are right, 1 when one is wrong, 2 when one could not be checked.
-"""
-
-EPILOG = """
-examples:
-  python3 -m caffe_losses.gradient_check train.prototxt --input label=labels:10
-  python3 -m caffe_losses.gradient_check --module pylayerUtils --layer WeightedEuclideanLossLayer \\
-      --bottom normal --bottom normal --bottom 3,1,7,11:binary --loss-weight 0.5
-"""
 
 COULD_NOT_CHECK = 2
 PACKAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "")
@@ -52,8 +48,7 @@ def bottom(text: str) -> Tuple[Sequence[int], str]:
 def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
     command = argparse.ArgumentParser(
         prog="python3 -m caffe_losses.gradient_check",
-        description=DESCRIPTION,
-        epilog=EPILOG,
+        description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     many: Dict[str, Any] = {"action": "append", "default": []}

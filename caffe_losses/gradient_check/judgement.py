@@ -166,10 +166,7 @@ class Judge:
         return self.measure([np.array([element]) for element in sorted(sample)])
 
     def measure(
-        self,
-        groups: List[np.ndarray],
-        signs: Optional[np.ndarray] = None,
-        depth: Optional[int] = None,
+        self, groups: List[np.ndarray], signs: Optional[np.ndarray] = None, depth: int = 0
     ) -> List[Measurement]:
         """Measures each group, its elements moving by their signs or all up."""
         signs = np.ones(self.gradient.size) if signs is None else signs

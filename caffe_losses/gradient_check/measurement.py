@@ -7,7 +7,7 @@ MAX pooling) are left out on both sides: their cotangent is set to zero.
 """
 
 import functools
-from typing import Callable, Dict, List, NamedTuple, Optional
+from typing import Callable, Dict, List, NamedTuple
 
 import numpy as np
 
@@ -171,7 +171,7 @@ class Measurer:
         elements: np.ndarray,
         signs: np.ndarray,
         tolerance: Callable[[Measurement], float],
-        depth: Optional[int] = None,
+        depth: int,
     ) -> Measurement:
         """The derivative where these elements move by these signs, with an error small enough to
         judge by this tolerance where that can be. Many move each by its unit, for all to count."""
