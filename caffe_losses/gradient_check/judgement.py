@@ -75,7 +75,8 @@ class Judge:
         self.masks = {each: function.origin[each] for each in function.labels - {variable.name}}
         self.groupings = {} if variable.is_parameter else groupings_of(gradient, self.masks)
         self.groups = [each for groups in self.groupings.values() for each in groups.values()]
-        # The scale of each element by the weakest group that it is in.
+        # The scale of each element by the weakest group that it is in: the threshold of it is
+        # WRONG_BY_GROUP of what is largest there.
         self.weakest = np.full(gradient.size, np.inf)
         for group in self.groups:
             scale = max(WRONG_BY_GROUP / options.threshold, 1) * self.largest_of(group)
