@@ -53,8 +53,13 @@ def uniform_in_each_image(divisors: np.ndarray, of_element: np.ndarray) -> Weigh
 
     Nothing weighs anything in images where that is 0.
     """
-    table = (1 / np.where(divisors > 0, divisors, np.inf)).reshape(-1, 1)
-    return uniform(1, of_element)._replace(positive=table, negative=table)
+    table = inverse(divisors).reshape(-1, 1)
+    return Weights(table, table, NO_ARRAY, False, of_element, NOTHING)
+
+
+def inverse(divisors: np.ndarray) -> np.ndarray:
+    """1 / divisor, and 0 where that is 0."""
+    return 1 / np.where(divisors > 0, divisors, np.inf)
 
 
 def of_classes(
@@ -65,11 +70,8 @@ def of_classes(
     ignore_label: Optional[float] = None,
 ) -> Weights:
     """One weight for the positive class and one for the negative, times that of each element."""
-    tables = {
-        "positive": np.full((1, 1), positive, np.float64),
-        "negative": np.full((1, 1), negative, np.float64),
-    }
-    return uniform(1, of_element, ignore_label)._replace(mask=mask, **tables)
+    of_positive, of_negative = np.array([[positive]], float), np.array([[negative]], float)
+    return Weights(of_positive, of_negative, mask, False, of_element, label_to_ignore(ignore_label))
 
 
 def divided(weights: Weights, divisor: float) -> Weights:
@@ -133,14 +135,14 @@ def balanced(
     )
     if means:
         counts = np.reshape(means, counts.shape)
+    both = counts[0] + counts[1]  # less than 1 where there are fewer positions than ranks
     if normalization == "WEIGHT":
         groups = {"batch": 1, "channel": counts.shape[2]}.get(balance, batch)
         # P positions of w / sum w = Q / (2 P Q) each: a class weighs a half.
-        sums = counts[0] + counts[1] if balance == "none" else 2 * counts * (counts[::-1] > 0)
-        divisor = repeats * groups * sums
-        weights = 1 / np.where(divisor > 0, divisor, np.inf)
+        sums = both if balance == "none" else 2 * counts * (counts[::-1] > 0)
+        weights = inverse(repeats * groups * sums)
     else:
-        weights = balance == "none" or counts[::-1] / np.maximum(counts[0] + counts[1], 1)
+        weights = balance == "none" or counts[::-1] * inverse(both)
         weights = weights / normalizer(normalization, batch, count, valid)
     tables = np.empty(counts.shape)
     tables[...] = weights
