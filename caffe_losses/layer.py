@@ -102,7 +102,7 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
         # Which gradients the last backward wanted. Before the first one: that to the prediction.
         self.wanted = [i == 0 for i in range(self.loss.differentiable)]
         self.left: Optional[LeftGradients] = None
-        self.forwards_without_backward = 0
+        self.has_gone_backward = False
         self.weightless: List[Weightless] = []  # the first batches, while nothing weighs anything
         self.has_weights = False  # a batch weighed something
 
@@ -150,7 +150,7 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
 
     @reported
     def backward(self, top: Any, propagate_down: Any, bottom: Any) -> None:
-        self.forwards_without_backward = 0
+        self.has_gone_backward = True
         if not self.has_loss:
             raise RuntimeError(
                 f"{self.name}: backward without a loss: no forward of these bottoms has succeeded; "
@@ -217,9 +217,8 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
 
     def warn_if_nothing_trains(self, loss_weight: float) -> None:
         """Warns of a missing loss_weight, when a first iteration has ended without a backward."""
-        self.forwards_without_backward += 1
-        is_second = self.iteration == self.forwards_without_backward == 2
-        if is_second and loss_weight == 0 and self.phase == caffe.TRAIN:
+        is_unasked = self.iteration == 2 and not self.has_gone_backward
+        if is_unasked and loss_weight == 0 and self.phase == caffe.TRAIN:
             warnings.warn(
                 f"{self.name}: the loss has no loss_weight and no other layer sent back a gradient "
                 f"to it after the first iteration, so the net does not train on it; write "

@@ -18,7 +18,7 @@ from support.layers import (
     row_with,
 )
 from support.nets import fed, loss_and_gradients, loss_net, python_layer
-from support.parameters import Axis, NumberForEachChannel
+from support.parameters import Axis, Number, NumberForEachChannel
 
 SHAPE = (2, 3, 4)
 
@@ -112,6 +112,34 @@ def test_a_value_that_a_parameter_may_not_have_is_an_error_that_names_both(layer
             construct(layer, [(2, 3)] * 2, {**layer.required, key: value})
         assert str(raised.value).startswith(f'{layer.name}: parameter "{key}": {value!r} ')
         assert "expected" in str(raised.value)
+
+
+def with_limits():
+    """The parameters with a limit: the last number that they may be, and the next one."""
+    for layer in LAYERS:
+        for key, parameter in layer.parameters.items():
+            if isinstance(parameter, Number):
+                lowest, above, highest = parameter.minimum, parameter.above, parameter.maximum
+                for last, beyond in [
+                    (lowest, np.nextafter(lowest, -np.inf)),
+                    (np.nextafter(above, np.inf), above),
+                    (highest, np.nextafter(highest, np.inf)),
+                ]:
+                    if np.isfinite([last, beyond]).all():
+                        yield layer, key, float(last), float(beyond)
+
+
+@pytest.mark.one_engine
+@for_each(
+    with_limits(),
+    "layer, key, last, beyond",
+    lambda layer, key, last, beyond: f"{layer.name}-{key}-{last:g}",
+)
+def test_a_parameter_may_be_at_its_limit_and_no_further(layer, key, last, beyond):
+    inputs = draw(row_with(layer), SHAPE)
+    net_of(row_with(layer, **{key: last}), inputs)
+    message = message_of(ValueError, net_of, row_with(layer, **{key: beyond}), inputs)
+    assert message.startswith(f'{layer.name}: parameter "{key}": {beyond!r} is too ')
 
 
 @pytest.mark.one_engine
@@ -330,6 +358,17 @@ def test_the_element_that_is_ignored_is_no_mistake_and_all_mistakes_are_counted(
     assert "wrong in 2 of 24 elements, the first 254 at (1, 1, 3)" in message
 
 
+@pytest.mark.parametrize("first, fix", [(0.5, "soft label"), (1.5, '"ignore_label": 1.5')])
+def test_the_fix_goes_with_the_first_label_that_is_wrong(first, fix):
+    row = row_with(LAYER["SigmoidFocalLossLayer"])
+    inputs = draw(row, SHAPE)
+    inputs["label"][0, 1, 2] = first
+    inputs["label"][1, 2] = 255, 0.5, 255, 0.5
+    message = message_of(ValueError, net_of(row, inputs).forward)
+    assert f"wrong in 5 of 24 elements, the first {first} at (0, 1, 2)" in message
+    assert fix in message
+
+
 @each_checked
 @pytest.mark.parametrize("check_labels, fails", [("always", [1, 2]), ("first", [1]), ("never", [])])
 def test_check_labels_chooses_the_batches(layer, bottom, mistake, check_labels, fails):
@@ -346,6 +385,19 @@ def test_check_labels_chooses_the_batches(layer, bottom, mistake, check_labels, 
             message_of(ValueError, net.forward)
         else:
             assert np.isfinite(net.forward()["loss"])
+
+
+@each_checked
+def test_labels_that_forward_does_not_check_are_no_error_of_backward_either(layer, bottom, mistake):
+    """Where it computes the gradient again, as the diff of the top has changed."""
+    row = row_with(layer, check_labels="never")
+    inputs = draw(row, SHAPE)
+    inputs[bottom.name][...] = mistake.element
+    net = net_of(row, inputs)
+    net.forward()
+    net.blobs["loss"].diff[...] = 2
+    net._backward(len(net.layers) - 1, 0)
+    assert np.isfinite(net.blobs[layer.bottoms[0].name].diff).all()
 
 
 @each_checked

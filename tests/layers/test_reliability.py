@@ -130,6 +130,8 @@ def test_a_missing_loss_weight_is_warned_of_once_in_training(row):
     (message,) = warnings_of(row, train, loss_weight=None)
     for part in (row.layer.name, "no loss_weight", "does not train", "write `loss_weight: 1`"):
         assert part in message
+    assert warnings_of(row, train, iterations=1, loss_weight=None) == []
+    assert len(warnings_of(row, train, iterations=2, loss_weight=None)) == 1
     assert warnings_of(row, test, loss_weight=None) == []
     assert warnings_of(row, train, loss_weight=1) == []
     assert warnings_of(row, train, loss_weight=0.25) == []
@@ -163,6 +165,19 @@ def test_a_loss_that_gets_its_gradient_from_another_layer_is_not_warned_of(row, 
         np.testing.assert_allclose(
             found_gradients[name], 3 * gradients[name], rtol=1e-4, atol=1e-5 * scale
         )
+
+
+def test_a_loss_whose_gradient_another_layer_multiplies_with_0_is_not_warned_of():
+    """As a script does that lets a loss in later."""
+    layer = euclidean().replace('top: "loss"', 'top: "own"')
+    layer += 'layer { name: "loss" type: "Power" bottom: "own" top: "loss" loss_weight: 1 %s }'
+    row = row_with(next(each for each in LAYERS if each.name == "EuclideanLossLayer"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        net = loss_net(layer % "power_param { scale: 0 }", draw(row, (2, 3, 4)))
+        for _ in range(3):
+            _, gradients = loss_and_gradients(net)
+    assert not gradients["prediction"].any()
 
 
 # Kill and resume

@@ -166,7 +166,7 @@ def test_shapes_may_change_between_iterations(row):
 
 @each_layer
 @pytest.mark.filterwarnings("error")
-@pytest.mark.parametrize("empty", [(0, 3, 4, 5), (2, 3, 0, 5)])
+@pytest.mark.parametrize("empty", [(0, 3, 4, 5), (2, 3, 0, 5), (2, 0, 4, 5)])
 def test_empty_batch_has_loss_zero(row, empty):
     inputs = draw(row, empty)
     net = loss_net(layer_of(row), inputs)
