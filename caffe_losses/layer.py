@@ -131,7 +131,7 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
         evaluation = Evaluation(
             self.name,
             self.diffs(bottom, wanted),
-            loss_weight,
+            loss_weight if is_wanted else 0,
             self.check_labels == "always"
             or (self.check_labels == "first" and not self.has_seen_a_batch),
             self.exchange,

@@ -86,12 +86,13 @@ def normalizer(
     batch: float,
     count: float,
     valid: float,
-    positive: float = 0,
-    weight: float = 0,
+    positive: float = np.nan,
+    weight: float = np.nan,
 ) -> float:
     """What the sum is divided by, as Caffe's LossParameter means it; 1 where that would be 0.
 
-    "POSITIVE" is the number of positive elements, "WEIGHT" the sum of all weights.
+    "POSITIVE" is the number of positive elements, "WEIGHT" the sum of all weights, where a loss has
+    them.
     """
     divisors = {
         "NONE": 1,

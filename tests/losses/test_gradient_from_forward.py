@@ -6,7 +6,7 @@ import pytest
 
 from caffe_losses.layer import LossLayer
 from support.layers import DEFAULTS, draw, expected, layer_of, name_of
-from support.nets import fed, input_layer, loss_net, net_from
+from support.nets import fed, input_layer, learned, loss_net, net_from
 
 SHAPE = (2, 3, 4, 5)
 LARGER = (3, 5, 29, 13)
@@ -50,6 +50,20 @@ def test_what_forward_has_left_is_not_computed_again(row, shape, net_with, monke
     net.forward()
     backward(net)
     assert_gradients(net, row, inputs)
+
+
+@each_row
+def test_where_the_first_bottom_alone_is_learned_no_iteration_computes_twice(row, monkeypatch):
+    inputs = draw(row, SHAPE)
+    first = next(iter(inputs))
+    net = loss_net(learned(first) + layer_of(row), inputs, force_backward=False)
+    monkeypatch.delattr(LossLayer, "write_gradients")
+    for _ in range(2):
+        fed(net, inputs).forward()
+        backward(net)
+        gradient = expected(row, inputs)[1][first]
+        scale = np.abs(gradient).max()
+        np.testing.assert_allclose(net.blobs[first].diff, gradient, rtol=1e-5, atol=1e-6 * scale)
 
 
 TAMPERINGS = {
@@ -219,10 +233,12 @@ def test_backward_after_new_shapes_without_a_forward_says_so(row, net_with):
 
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @each_row
-def test_a_diff_of_the_top_that_is_not_finite_is_named(row, value, net_with):
+def test_a_diff_of_the_top_that_is_not_finite_is_named_by_backward_alone(row, value, net_with):
+    """Another layer may have left it there before the forward, whose loss is what it always is."""
     net, _ = net_with(row)
-    net.forward()
+    loss = float(net.forward()["loss"])
     net.blobs["loss"].diff[...] = value
+    assert float(net.forward()["loss"]) == loss
     with pytest.raises(FloatingPointError, match=f"{row.layer}: the diff of the top is {value:g}"):
         backward(net)
 

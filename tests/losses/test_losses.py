@@ -22,7 +22,7 @@ from support.layers import (
     of_the_formula,
     row_with,
 )
-from support.nets import fed, input_layer, loss_and_gradients, loss_net, net_from
+from support.nets import fed, input_layer, learned, loss_and_gradients, loss_net, net_from
 
 SHAPE = (2, 3, 4, 5)
 
@@ -116,17 +116,11 @@ def test_gradient_is_multiplied_by_loss_weight_and_the_loss_is_not(row):
     assert_matches(row, net, inputs, loss_weight=-2.5)
 
 
-# A learned factor, 1 at the start, makes Caffe ask for the gradient of what comes out of it.
-LEARNED = """layer {{ name: "learned" type: "Scale" bottom: "{0}" top: "{0}"
-  scale_param {{ axis: 0 num_axes: 0 }} }}
-"""
-
-
 @each_layer
 def test_gradients_go_only_where_propagate_down_asks_for_them(row):
     inputs = draw(row, SHAPE)
     for wanted in inputs:
-        layers = LEARNED.format(wanted) + layer_of(row)
+        layers = learned(wanted) + layer_of(row)
         net = loss_net(layers, inputs, force_backward=False)
         _, gradients = loss_and_gradients(net)
         scale = np.abs(expected(row, inputs)[1][wanted]).max()

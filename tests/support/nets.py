@@ -53,6 +53,14 @@ def native_layer(kind: str, bottoms: Sequence[str], **options: Any) -> str:
     return f'layer {{ name: "loss" type: "{kind}" top: "loss" ' + " ".join(lines) + " }\n"
 
 
+def learned(blob: str) -> str:
+    """A factor of a blob, 1 at the start; it makes Caffe ask for the gradient to what comes out."""
+    return (
+        f'layer {{ name: "learned" type: "Scale" bottom: "{blob}" top: "{blob}" '
+        f"scale_param {{ axis: 0 num_axes: 0 }} }}\n"
+    )
+
+
 def fed(net: caffe.Net, inputs: Dict[str, np.ndarray]) -> caffe.Net:
     """The net with these inputs, reshaped to fit."""
     for name, array in inputs.items():
