@@ -401,10 +401,11 @@ def test_labels_that_forward_does_not_check_are_no_error_of_backward_either(laye
 
 
 @each_checked
-def test_the_first_batch_that_is_not_empty_is_the_first_to_check(layer, bottom, mistake):
+@pytest.mark.parametrize("empty", [(0, 3, 4), (2, 0, 4)])
+def test_the_first_batch_that_is_not_empty_is_the_first_to_check(layer, bottom, mistake, empty):
     row = row_with(layer, check_labels="first")
     inputs = draw(row, SHAPE)
-    net = net_of(row, {name: array[:0] for name, array in inputs.items()})
+    net = net_of(row, draw(row, empty))
     net.forward()
     inputs[bottom.name][...] = mistake.element
     message_of(ValueError, fed(net, inputs).forward)

@@ -158,8 +158,17 @@ def test_shapes_may_change_between_iterations(row):
         assert_matches(row, fed(net, inputs), inputs)
 
 
-@each_layer
+def with_other_layouts():
+    """The defaults; and each layer with bottoms that are laid out as they least often are."""
+    yield from DEFAULTS
+    for row in map(row_with, LAYERS):
+        last = {bottom.name: bottom.layouts.layouts[-1] for bottom in row.layer.bottoms}
+        if last != row.layouts:
+            yield row._replace(layouts=last)
+
+
 @pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("row", with_other_layouts(), ids=name_of)
 @pytest.mark.parametrize("empty", [(0, 3, 4, 5), (2, 3, 0, 5), (2, 0, 4, 5)])
 def test_empty_batch_has_loss_zero(row, empty):
     inputs = draw(row, empty)
@@ -238,6 +247,22 @@ def test_the_test_phase_exchanges_nothing_with_other_ranks(row, exchanged):
     net.forward()
     fed(net, draw(row, (0, 3, 4, 5))).forward()
     assert exchanged == []
+
+
+@pytest.mark.parametrize("phase, ranks", [(caffe.TRAIN, 3), (caffe.TEST, 1)])
+def test_several_ranks_have_the_batch_in_training_alone(phase, ranks, monkeypatch):
+    """Three ranks with the same images: the mean of their gradients is that of all images."""
+    monkeypatch.setattr(batch_counts, "_mean", lambda own: own)
+    monkeypatch.setattr(batch_counts, "_ranks", 3)
+    (layer,) = (one for one in LAYERS if one.name == "DiceLossLayer")
+    row = row_with(layer)
+    inputs = draw(row, SHAPE)
+    loss, gradients = loss_and_gradients(loss_net(layer_of(row), inputs, phase))
+    whole = {name: np.concatenate([array] * ranks) for name, array in inputs.items()}
+    correct, correct_gradients = expected(row, whole)
+    np.testing.assert_allclose(loss, correct, rtol=1e-6)
+    own = ranks * correct_gradients["prediction"][: SHAPE[0]]
+    np.testing.assert_allclose(gradients["prediction"], own, rtol=1e-5, atol=1e-8)
 
 
 def test_several_losses_in_one_net_do_not_disturb_each_other():
