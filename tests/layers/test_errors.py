@@ -345,7 +345,7 @@ def test_a_label_that_rounds_to_1_is_taken_and_others_are_shown_with_their_digit
     assert inputs["label"].max() > 1
     correct, _ = expected(row, inputs)
     np.testing.assert_allclose(loss_and_gradients(net_of(row, inputs))[0], correct, rtol=1e-5)
-    inputs["label"][1, 2, 3] = 1.0002
+    inputs["label"][0, 0, 0], inputs["label"][1, 2, 3] = 1.0001, 1.0002
     assert "the first 1.0002 at (1, 2, 3" in message_of(ValueError, net_of(row, inputs).forward)
 
 

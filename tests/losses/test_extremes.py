@@ -192,3 +192,16 @@ def test_the_size_of_weights_does_not_matter_where_their_sum_divides(row, size):
     first = row.layer.bottoms[0].name
     np.testing.assert_allclose(answers[0][0], answers[1][0], rtol=2e-6)
     np.testing.assert_allclose(answers[0][1][first], answers[1][1][first], rtol=1e-5)
+
+
+def test_weights_divide_too_where_float32_holds_none_of_their_products_with_alpha():
+    """A quarter of the smallest number, of labels that are all 1."""
+    row = row_with({layer.name: layer for layer in LAYERS}["SigmoidFocalLossLayer"])
+    row = row._replace(parameters={"normalization": "WEIGHT"})
+    inputs = draw(row, SHAPE)
+    inputs["label"][...] = 1
+    inputs["weight"][...] = 1e-45
+    loss, gradients = loss_and_gradients(loss_net(layer_of(row), inputs))
+    correct, correct_gradients = expected(row, inputs)
+    np.testing.assert_allclose(loss, correct, rtol=2e-6)
+    np.testing.assert_allclose(gradients["score"], correct_gradients["score"], rtol=1e-5)

@@ -415,6 +415,7 @@ LAYERS = [
                 wrong=neither_0_nor_1_nor_ignored,
                 mistakes=[
                     Mistake(0.5, "there are three definitions of the focal loss of a soft label"),
+                    Mistake(2, 'set "ignore_label": 2'),
                     Mistake(255, 'set "ignore_label": 255'),
                     Mistake(254, 'set "ignore_label": 254', {"ignore_label": 255}),
                 ],
