@@ -160,7 +160,7 @@ def count_rows(
 
 def count_row(labels: np.ndarray, lowest: Any, highest: Any, ignore_label: Any) -> Any:
     """How many labels of a row are above 0, are 0, are the ignore_label, and are in range."""
-    positive = negative = ignored = right = np.int32(0)
+    positive = negative = ignored = right = ZERO
     for i in range(labels.size):
         label = labels[i]
         positive = tally(positive, label > ZERO)
@@ -279,7 +279,7 @@ def count_numbers(number: np.ndarray, label: np.ndarray, classes: Any, ignore_la
 
     Returns how many are wrong, valid and positive.
     """
-    wrong = valid = positive = np.int32(0)
+    wrong = valid = positive = ZERO
     for i in range(label.size):
         found = class_of(label[i], classes, ignore_label)
         number[i] = np.int32(where(found < ZERO, classes, found))

@@ -132,13 +132,13 @@ def sum_in_any_order(typing: Any, total: Any, value: Any) -> Any:
 
 
 @intrinsic
-def add_in_32_bits(typing: Any, count: Any, number: Any) -> Any:
+def add_in_32_bits(typing: Any, total: Any, number: Any) -> Any:
     """An addition that wraps around: Numba itself would add in 64 bits, half as fast."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.add(arguments[0], builder.zext(arguments[1], BITS))
+        return builder.add(*arguments)
 
-    return int32(int32, number), generate
+    return int32(int32, int32), generate
 
 
 IMPLEMENTED: Set[Callable] = set()
@@ -165,8 +165,14 @@ def add(total: Any, value: Any) -> Any:
 
 
 @implements(rows.tally)
-def tally(count: Any, number: Any) -> Any:
-    return add_in_32_bits(count, number)
+def tally(count: Any, condition: Any) -> Any:
+    # Whole numbers would take an instruction more.
+    return sum_in_any_order(count, select(condition, ONE, ZERO))
+
+
+@implements(rows.add_wrapping)
+def add_wrapping(total: Any, number: Any) -> Any:
+    return add_in_32_bits(total, number)
 
 
 @implements(elementary.exp)

@@ -15,9 +15,14 @@ def add(total: Any, value: Any) -> Any:
     return total + value
 
 
-def tally(count: Any, number: Any) -> Any:
-    """A sum of whole numbers, or of conditions that hold; Numba's engine counts in 32 bits."""
-    return count + number
+def tally(count: Any, condition: Any) -> Any:
+    """One more where the condition holds. A count in float32 is exact up to 2^24."""
+    return count + condition
+
+
+def add_wrapping(total: Any, number: Any) -> Any:
+    """A sum of whole numbers; in Numba's engine they have 32 bits and wrap around."""
+    return total + number
 
 
 def order(number: Any) -> Any:
@@ -98,13 +103,13 @@ def sum_of_bits(row: np.ndarray) -> int:
     bits = row.view(np.int32)
     result = np.int32(0)
     for i in range(bits.size):
-        result = tally(result, bits[i])
+        result = add_wrapping(result, bits[i])
     return result
 
 
 def count_not_finite(row: np.ndarray) -> Any:
     """How many are not finite: their difference with themselves is a NaN."""
-    count = np.int32(0)
+    count = ZERO
     for i in range(row.size):
         count = tally(count, row[i] - row[i] != ZERO)
     return count
