@@ -12,9 +12,9 @@ from caffe_losses.gradient_check.report import CANNOT_TELL, OK, WRONG
 Progress = Callable[[Iterable[Any], str], Iterable[Any]]
 Groupings = Dict[str, Dict[float, np.ndarray]]  # "in channel": the elements in 0, in 1, ...
 
-# Without --samples, as many elements and directions as make about this many values: about a second
+# Without --samples, as many elements and directions as make about this many values: half a second
 # for a large blob, every element of a small one.
-EFFORT = 5e6
+EFFORT = 2.5e6
 MOST_SAMPLES, LEAST_SAMPLES = 256, 4
 MOST_GROUPS, LEAST_GROUPS = 16, 3
 ENOUGH = 0.9  # of the measurements that no kink spoils must be clear for a verdict
