@@ -17,7 +17,7 @@ sys.path[:0] = [ROOT, os.path.join(ROOT, "tests"), os.path.join(ROOT, "benchmark
 from caffe_losses.loops.parts import parts  # noqa: E402
 from caffe_losses.loops.threads import thread_count  # noqa: E402
 from support.layers import LAYERS  # noqa: E402
-from support.nets import loss_net, native_layer, python_layer  # noqa: E402
+from support.nets import learned, loss_net, native_layer, python_layer  # noqa: E402
 
 caffe.init_log(2)  # errors only
 
@@ -35,15 +35,10 @@ SHAPES: Sequence[Shape] = (
 
 CLASS_SHAPES: Sequence[Shape] = ((4, 21, 256, 256), (256, 1000))
 
-# A learned factor of 1: Caffe then asks for the gradient of the first input, and of no other.
-LEARNED = """layer { name: "learned" type: "Scale" bottom: "x" top: "x"
-  scale_param { axis: 0 num_axes: 0 } }
-"""
-
 
 def net_of(layers: str, inputs: Dict[str, Array]) -> caffe.Net:
-    """A net of inputs and layers, filled."""
-    return loss_net(LEARNED + layers, inputs, force_backward=False)
+    """A net of inputs and layers, filled; Caffe asks for the gradient of the first input alone."""
+    return loss_net(learned("x") + layers, inputs, force_backward=False)
 
 
 def caffe_layers(net: caffe.Net) -> Contestant:
