@@ -46,6 +46,11 @@ def power(base: Number, exponent: Number) -> Number:
     return np.power(base, exponent)
 
 
+def square(z: Number) -> Number:
+    """z^2 for z from 0 to 1."""
+    return z * z
+
+
 def floor(z: Number) -> Number:
     """The next whole number that is not above z."""
     return np.floor(z)

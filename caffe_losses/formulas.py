@@ -29,6 +29,7 @@ from caffe_losses.elementary import (
     maximum,
     minimum,
     power,
+    square,
     where,
 )
 
@@ -100,12 +101,29 @@ def sigmoid_focal(x: Number, t: Number, gamma: Number) -> Pair:
     """
     s = where(t > ZERO, x, -x)
     e = exp(-absolute(s))
-    p, rest = both_sigmoids(s, e)  # rest is 1 - p
     above_zero, logarithm = maximum(s, ZERO), log1p(e)
     whole = floor(above_zero)
     fraction = above_zero - whole + logarithm
     modulation = exp_of_sum(-gamma * whole, -gamma * fraction)
-    entropy = above_zero - s + logarithm
+    p, rest = both_sigmoids(s, e)
+    return modulated(modulation, p, rest, above_zero - s + logarithm, t, gamma)
+
+
+def sigmoid_focal_squared(x: Number, t: Number, gamma: Number) -> Pair:
+    """The same for a gamma of 2: its power is a product, and takes no second exponential."""
+    s = where(t > ZERO, x, -x)
+    e = exp(-absolute(s))
+    p, rest = both_sigmoids(s, e)
+    return modulated(square(rest), p, rest, maximum(s, ZERO) - s + log1p(e), t, gamma)
+
+
+def modulated(
+    modulation: Number, p: Number, rest: Number, entropy: Number, t: Number, gamma: Number
+) -> Pair:
+    """The entropy -ln p times (1 - p)^gamma, and its derivative with respect to the score.
+
+    `modulation` is (1 - p)^gamma and `rest` is 1 - p. The score is s for t > 0 and -s otherwise.
+    """
     slope = modulation * (gamma * p * entropy + rest)
     return modulation * entropy, where(t > ZERO, -slope, slope)
 

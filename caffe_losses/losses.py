@@ -423,7 +423,8 @@ def sigmoid_focal(
     if normalization == "WEIGHT":
         evaluation.allow_for(divisor)
     weights = divided(weights, divisor)
-    return evaluation.pointwise(formulas.sigmoid_focal, score, label, weights, [gamma])
+    formula = formulas.sigmoid_focal_squared if gamma == 2 else formulas.sigmoid_focal
+    return evaluation.pointwise(formula, score, label, weights, [gamma])
 
 
 def sum_of(weights: Weights, label: np.ndarray) -> float:

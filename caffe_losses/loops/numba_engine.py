@@ -29,6 +29,7 @@ LN2_HIGH, LN2_LOW = np.float32(0.693359375), np.float32(-2.12194440e-4)
 LN2 = np.float32(np.log(2))
 LOG2_OF_ZERO = np.float32(-1e30)
 SMALLEST_NORMAL = np.finfo(np.float32).tiny
+SMALLEST_TO_SQUARE = np.sqrt(SMALLEST_NORMAL)
 THIRTY_TWO, TWO_TO_32 = np.float32(32), np.float32(2.0**32)
 # (e^r - 1 - r) / r^2 for |r| <= ln 2 / 2, to 1e-8, and ln(1 + e) / e about e = 1/2, to 3e-8: the
 # polynomials with the smallest largest error, fitted in float64.
@@ -231,6 +232,12 @@ def power(base: Any, exponent: Any) -> Any:
     shifted = first + second + SHIFT
     r = (first - (shifted - SHIFT) + second) * LN2
     return select(first + second < LOWEST_K, ZERO, scaled_exp(shifted, r))
+
+
+@implements(elementary.square)
+def square(z: Any) -> Any:
+    # A denormal product would take many times as long as another one.
+    return select(z < SMALLEST_TO_SQUARE, ZERO, z) * z
 
 
 @implements(elementary.floor)

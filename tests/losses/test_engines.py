@@ -257,6 +257,7 @@ SMALLEST_NORMAL = np.finfo(np.float32).tiny
 EXACT = [  # function, in float64, domain, sign of it, largest error in units in the last place
     pytest.param(compiled, elementary.exp, np.exp, (0, 87.3365), -1, 1.1, id="numba-exp"),
     pytest.param(compiled, elementary.log1p, np.log1p, (0, 1), 1, 3, id="numba-log1p"),
+    pytest.param(compiled, elementary.square, np.square, (2**-63, 1), 1, 0.51, id="numba-square"),
     # NumPy's own differ between versions and processors.
     pytest.param(as_it_is, elementary.exp, np.exp, (0, 87.3365), -1, 3, id="numpy-exp"),
     pytest.param(as_it_is, elementary.log1p, np.log1p, (0, 1), 1, 5, id="numpy-log1p"),
@@ -288,6 +289,13 @@ def test_exp_ends_in_zero_and_passes_nan_on(form):
         found = form(elementary.exp)(numbers)
     assert (found[:5] < SMALLEST_NORMAL).all() and (found[1:5] == 0).all()
     assert np.isnan(found[5]) and found[6] == 1
+
+
+def test_a_compiled_square_is_never_denormal():
+    found = compiled(elementary.square)(
+        np.array([2e-38, 1e-19, 1e-30, 1.1e-19, np.nan], np.float32)
+    )
+    assert (found[:3] == 0).all() and found[3] > SMALLEST_NORMAL and np.isnan(found[4])
 
 
 def test_each_function_of_a_cached_loop_has_the_name_of_that_loop_or_of_the_sources():
