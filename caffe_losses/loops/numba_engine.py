@@ -134,12 +134,12 @@ def sum_in_any_order(typing: Any, total: Any, value: Any) -> Any:
 
 @intrinsic
 def add_in_32_bits(typing: Any, total: Any, number: Any) -> Any:
-    """An addition that wraps around: Numba itself would add in 64 bits, half as fast."""
+    """A sum of bits that wraps around: Numba itself would add in 64 bits, half as fast."""
 
     def generate(context: Any, builder: Any, signature: Any, arguments: Any) -> Any:
-        return builder.add(*arguments)
+        return builder.add(arguments[0], builder.bitcast(arguments[1], BITS))
 
-    return int32(int32, int32), generate
+    return int32(int32, float32), generate
 
 
 IMPLEMENTED: Set[Callable] = set()
@@ -171,14 +171,16 @@ def tally(count: Any, condition: Any) -> Any:
     return sum_in_any_order(count, select(condition, ONE, ZERO))
 
 
-@implements(rows.add_wrapping)
-def add_wrapping(total: Any, number: Any) -> Any:
+@implements(rows.add_bits)
+def add_bits(total: Any, number: Any) -> Any:
     return add_in_32_bits(total, number)
 
 
 @implements(elementary.exp)
 def exp(z: Any) -> Any:
-    return elementary.exp_of_sum(z, ZERO)
+    shifted = z * LOG2_OF_E + SHIFT
+    k = shifted - SHIFT
+    return select(z < SMALLEST_EXPONENT, ZERO, scaled_exp(shifted, z - k * LN2_HIGH - k * LN2_LOW))
 
 
 @implements(elementary.exp_of_sum)

@@ -20,9 +20,9 @@ def tally(count: Any, condition: Any) -> Any:
     return count + condition
 
 
-def add_wrapping(total: Any, number: Any) -> Any:
-    """A sum of whole numbers; in Numba's engine they have 32 bits and wrap around."""
-    return total + number
+def add_bits(total: Any, number: Any) -> Any:
+    """A sum of the bits of numbers, as whole ones of 32 bits; in Numba's engine it wraps around."""
+    return total + number.view(np.int32)
 
 
 def order(number: Any) -> Any:
@@ -100,10 +100,9 @@ def sum_of(numbers: np.ndarray) -> float:
 
 def sum_of_bits(row: np.ndarray) -> int:
     """The sum of the bits of the numbers, taken as whole numbers of 32 bits that wrap around."""
-    bits = row.view(np.int32)
     result = np.int32(0)
-    for i in range(bits.size):
-        result = add_wrapping(result, bits[i])
+    for i in range(row.size):
+        result = add_bits(result, row[i])
     return result
 
 
