@@ -22,6 +22,7 @@ from caffe_losses.loops.parts import (
 from caffe_losses.loops.rows import (
     add,
     copy,
+    end_of_row,
     fill,
     from_order,
     multiply,
@@ -524,10 +525,12 @@ def exponentiate_vector(
 ) -> float:
     """The sum of e^(x - m) from start to stop, which it leaves in e if that is wanted."""
     result = 0.0
-    for first in range(start, stop, ROW):
-        last = min(first + ROW, stop)
+    first = start
+    while first < stop:
+        last = end_of_row(first, stop)
         out = e[first:last] if e.size else unwanted[: last - first]
         result += exponentiate_row(out, x[first:last], m)
+        first = last
     return result
 
 
@@ -646,9 +649,11 @@ def weighted_sum(
 ) -> float:
     """The weighted sum of values; weighs the gradients, whose NaN and infinities it tells."""
     result = 0.0
-    for first in range(0, value.size, ROW):
-        here = slice(first, first + ROW)
+    first = 0
+    while first < value.size:
+        here = slice(first, end_of_row(first, value.size))
         result += weigh_row(value[here], of_others[here], of_own[here], weight[here], factor)
+        first = here.stop
     return result
 
 

@@ -16,7 +16,6 @@ from caffe_losses.formulas import (
 from caffe_losses.loops import engine
 from caffe_losses.loops.parts import (
     BLOCK,
-    ROW,
     STRETCH,
     Index,
     Part,
@@ -25,7 +24,7 @@ from caffe_losses.loops.parts import (
     whole_channel_blocks,
 )
 from caffe_losses.loops.pointwise import part_of
-from caffe_losses.loops.rows import add, copy, count_not_finite, fill, ignore, multiply
+from caffe_losses.loops.rows import add, copy, count_not_finite, end_of_row, fill, ignore, multiply
 from caffe_losses.loops.softmax import (
     exponentials,
     set_probabilities,
@@ -393,11 +392,13 @@ def add_rows(
     """Adds the sums of rows to those in float64; NaN where x is not finite."""
     if count_not_finite(x):
         sums[0] = np.nan
-    for first in range(0, x.size, ROW):
-        row = slice(first, first + ROW)
+    first = 0
+    while first < x.size:
+        row = slice(first, end_of_row(first, x.size))
         own = sums_of_row(p[row], q[row], g[row], weight[row])
         for i in range(3):
             sums[i] += own[i]
+        first = row.stop
 
 
 def sums_of_row(p: np.ndarray, q: np.ndarray, g: np.ndarray, weight: np.ndarray) -> Any:

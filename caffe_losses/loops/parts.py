@@ -16,6 +16,8 @@ Result = NamedTuple(
 
 # Elements in a row, which compiled loops sum in float32; rows are summed in float64.
 ROW = 256
+# As many elements of a row as LLVM works on together, or more.
+LANES = 64
 # Elements or positions that compiled loops work on together, row by row.
 STRETCH = 8 * ROW
 # Elements in a part: a thread takes about as long to wake as to work on one of a cheap loss.

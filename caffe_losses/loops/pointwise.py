@@ -9,7 +9,6 @@ import numpy as np
 from caffe_losses.elementary import ONE, ZERO
 from caffe_losses.loops import engine
 from caffe_losses.loops.parts import (
-    ROW,
     STRETCH,
     Index,
     Part,
@@ -23,6 +22,7 @@ from caffe_losses.loops.rows import (
     add,
     after,
     copy,
+    end_of_row,
     fill,
     ignore,
     mark_any_channel,
@@ -206,11 +206,13 @@ def run_stretch(
 ) -> float:
     """The sum over a stretch, row by row, and its gradient."""
     result = 0.0
-    for first in range(0, x.size, ROW):
-        here = slice(first, first + ROW)
+    first = 0
+    while first < x.size:
+        here = slice(first, end_of_row(first, x.size))
         result += run_row(
             x[here], t[here], parameter[here], weight[here], gradient[here], loss_weight
         )
+        first = here.stop
     return result
 
 

@@ -8,6 +8,7 @@ from typing import Any, Tuple
 import numpy as np
 
 from caffe_losses.elementary import ONE, ZERO, where
+from caffe_losses.loops.parts import LANES, ROW
 
 
 def add(total: Any, value: Any) -> Any:
@@ -33,6 +34,16 @@ def order(number: Any) -> Any:
 def from_order(number: Any) -> Any:
     """The number whose `order` this is."""
     return number
+
+
+def end_of_row(first: int, size: int) -> int:
+    """Where a row ends that begins there: after ROW numbers, or where no LANES are left.
+
+    What is left over is added up one by one, and where numbers are equal each addition rounds the
+    same way: so they are rows of their own, of half as many at most.
+    """
+    left = min(size - first, ROW)
+    return first + (left - left % LANES if left >= LANES else min(left, LANES // 2))
 
 
 def fill(row: np.ndarray, number: Any) -> None:
