@@ -9,6 +9,7 @@ import pytest
 from caffe_losses.loops import parts
 from support.layers import (
     DEFAULTS,
+    LAYER,
     LAYERS,
     axis_of,
     draw,
@@ -24,7 +25,6 @@ SHAPE = (2, 3, 4)
 
 each_layer = pytest.mark.parametrize("layer", LAYERS, ids=lambda layer: layer.name)
 each_row = pytest.mark.parametrize("row", DEFAULTS, ids=name_of)
-LAYER = {layer.name: layer for layer in LAYERS}
 CROSS_ENTROPIES = ["WeightedSigmoidCrossEntropyLossLayer", "SigmoidCrossEntropyWeightLossLayer"]
 
 

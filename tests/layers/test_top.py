@@ -6,7 +6,7 @@ import sys
 import numpy as np
 import pytest
 
-from support.layers import DEFAULTS, LAYERS, draw, expected, layer_of, name_of, row_with
+from support.layers import DEFAULTS, LAYER, draw, expected, layer_of, name_of, row_with
 from support.nets import fed, loss_and_gradients, loss_net, native_layer
 from support.processes import ROOT, run
 
@@ -41,8 +41,7 @@ def test_the_documented_reshape_adds_a_loss_to_one_of_caffes_own():
     net = loss_net(documented_net(), inputs)
     plain = native_layer("SigmoidCrossEntropyLoss", list(inputs), loss_weight=1)
     native_loss, native = loss_and_gradients(loss_net(plain, inputs))
-    layers = {layer.name: layer for layer in LAYERS}
-    loss, gradients = expected(row_with(layers["WeightedSigmoidCrossEntropyLossLayer"]), inputs)
+    loss, gradients = expected(row_with(LAYER["WeightedSigmoidCrossEntropyLossLayer"]), inputs)
     for _ in range(3):
         total, found = loss_and_gradients(net)
         assert net.blobs["loss"].data.shape == ()

@@ -7,10 +7,9 @@ import pytest
 
 from caffe_losses import losses
 from support import oracle
-from support.layers import LAYERS, layer_of, row_with
+from support.layers import LAYER, layer_of, row_with
 from support.nets import loss_and_gradients, loss_net
 
-LAYER = {layer.name: layer for layer in LAYERS}
 NAMES = ["LovaszHingeLossLayer", "LovaszSoftmaxLossLayer"]
 BOTH = pytest.mark.parametrize("name", NAMES)
 
