@@ -1,9 +1,7 @@
 """The gradient checker on right layers, on layers with one fault each, and its command."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 
 import caffe
@@ -18,6 +16,7 @@ from caffe_losses.gradient_check.layer_function import LayerFunction
 from caffe_losses.gradient_check.measurement import derivative, noise_level
 from caffe_losses.gradient_check.nets import fill_inputs, python_layer_net
 from caffe_losses.gradient_check.probes import other_bottoms
+from support.processes import ROOT, run
 
 SHAPE = (2, 3, 4, 4)
 MASKED = {"bottom0": "normal", "bottom1": "normal", "bottom2": "binary"}
@@ -1015,14 +1014,7 @@ def test_command_says_what_is_wrong_with_a_layer(tmp_path, monkeypatch, problem)
 
 
 def test_command_runs_as_a_module():
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    paths = os.pathsep.join([root, os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "caffe_losses.gradient_check", *LAYER, "--layer", "AllZero"]
-    finished = subprocess.run(
-        command,
-        env={**os.environ, "PYTHONPATH": paths},
-        stdout=subprocess.PIPE,
-        universal_newlines=True,
-    )
+    finished = run(command, python_path=[ROOT, ROOT / "tests" / "gradient_check"])
     assert finished.returncode == 1
     assert "all zero" in finished.stdout
