@@ -12,7 +12,7 @@ from caffe_losses.gradient_check.layer_function import Arrays, LayerFunction
 # Two gradients of one layer at one point differ by this share of the largest where several threads
 # sum in another order; two forwards by a tenth of it.
 SAME_GRADIENT, SAME_FORWARD = 1e-4, 1e-5
-DRAWS = 10  # of another batch, until the sum of each bottom is another
+MOST_DRAWS = 10  # of another batch, until the sum of each bottom is another
 NEAR = 5e-3  # two factors are the same within this share
 
 
@@ -39,7 +39,7 @@ def other_bottoms(function: LayerFunction) -> Arrays:
     """
     origin, names = function.origin, {each.name for each in function.bottoms}
     other = {**origin, **{name: np.roll(origin[name], 1) for name in names}}
-    for draw in range(DRAWS):
+    for draw in range(MOST_DRAWS):
         seed = [function.seed, 2, draw]
         drawn = {**origin, **{name: redrawn(origin[name], seed) for name in names}}
         changed = [name for name in names if drawn[name].sum() != origin[name].sum()]
