@@ -16,7 +16,7 @@ sys.path[:0] = [ROOT, os.path.join(ROOT, "tests"), os.path.join(ROOT, "benchmark
 
 from caffe_losses.loops.parts import parts  # noqa: E402
 from caffe_losses.loops.threads import thread_count  # noqa: E402
-from support.layers import LAYERS  # noqa: E402
+from support.layers import LAYER  # noqa: E402
 from support.nets import learned, loss_net, native_layer, python_layer  # noqa: E402
 
 caffe.init_log(2)  # errors only
@@ -54,8 +54,7 @@ def caffe_layers(net: caffe.Net) -> Contestant:
 
 def layer_named(name: str, bottoms: Sequence[str], **parameters: Any) -> str:
     """A layer of the tests' table."""
-    (module,) = {layer.module for layer in LAYERS if layer.name == name}
-    return python_layer(module, name, bottoms, parameters, loss_weight=1)
+    return python_layer(LAYER[name].module, name, bottoms, parameters, loss_weight=1)
 
 
 def floor(net: caffe.Net) -> Contestant:

@@ -18,7 +18,7 @@ Each module imports only from those before it:
     losses          the catalogue
     import_caffe    caffe, or an error that says how to get it
     build_net       a net from a prototxt
-    progress        how far a command is
+    progress        the progress bar of the commands
     batch_counts    counts of a batch that several ranks share
     net_spec        a loss in a net spec
     layer           what all loss layers have in common

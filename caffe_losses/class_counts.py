@@ -275,7 +275,7 @@ def main(argv: Optional[Sequence[str]] = None) -> int:
 
 def tally_or_problem(arguments: argparse.Namespace) -> Union[Tally, str]:
     """The counts, or one line that says why there are none."""
-    # Where Caffe does not like a net it aborts the process: let it be one that can be spared.
+    # Where Caffe does not like a net it aborts the process: so this is a process of its own.
     with tempfile.NamedTemporaryFile("r", errors="replace") as log:
         with ProcessPoolExecutor(max_workers=1) as process:
             try:

@@ -24,10 +24,9 @@ FIRST_BATCHES = 10
 
 
 def reported(method: Callable[..., None]) -> Callable[..., None]:
-    """Lets the error of a method that Caffe calls be seen.
+    """Prints the traceback of an error in a method that Caffe calls, where Python gets no error.
 
-    Its traceback is printed where no Python code is there to receive it: under `caffe train` Caffe
-    itself calls the method; it then aborts and the message is lost.
+    Under `caffe train` no Python code is there to receive it: Caffe aborts and the message is lost.
     """
 
     @functools.wraps(method)
@@ -60,7 +59,7 @@ BoostClass: Any = type(caffe.Layer)
 
 
 class LayerClass(BoostClass):
-    """Keeps `dir` and `help` of a layer to what its users call: Boost.Python adds pages to them."""
+    """Limits `dir` and `help` of a layer to what users call: Boost.Python adds pages to them."""
 
     def __dir__(cls) -> List[str]:
         return ["loss", "spec"]
@@ -73,11 +72,10 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
     written to the bottoms' diffs, as Caffe's own HingeLoss does; backward computes it again where
     that is not the gradient that it is asked for.
 
-    What it promises of products: where float32 holds the loss and the gradients, they are right for
-    any parameters, weights and loss_weight; where it does not, they are a FloatingPointError. What
-    a product of an element's own numbers loses below 1.2e-38 may be multiplied with a parameter and
-    a loss_weight of up to 2^40 (about 1e12) each: beyond, as below 2^-60, an `Evaluation` computes
-    in float64.
+    Range: where float32 holds the loss and the gradients, they are right for any parameters,
+    weights and loss_weight; where it does not, there is a FloatingPointError. What a product of an
+    element's own numbers loses below 1.2e-38 may be multiplied with a parameter and a loss_weight
+    of up to 2^40 (about 1e12) each: beyond, as below 2^-60, an `Evaluation` computes in float64.
     """
 
     loss: Loss
@@ -89,7 +87,7 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
         if len(top) != 1:
             raise ValueError(f"{self.name}: {len(top)} tops; expected 1, the loss")
         given = parameters.parse(self.name, self.param_str)
-        self.settings = parameters.check(self.name, given, self.loss.parameters)
+        self.settings = parameters.checked(self.name, given, self.loss.parameters)
         self.check_labels = self.settings.pop("check_labels", "never")
         self.has_extremes = has_extremes(self.settings)
         self.bottoms: List[np.ndarray] = []
@@ -134,7 +132,7 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
             loss_weight if is_wanted else 0,
             self.check_labels == "always"
             or (self.check_labels == "first" and not self.has_seen_a_batch),
-            self.exchange,
+            self.mean_over_ranks,
             self.ranks,
             self.has_extremes,
         )
@@ -204,7 +202,7 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
         require_finite_loss(self.name, loss, self.loss.bottoms, self.bottoms, when)
         return loss
 
-    def exchange(self, *counts: float) -> Sequence[float]:
+    def mean_over_ranks(self, *counts: float) -> Sequence[float]:
         """Counts of this batch; in data-parallel training their mean over all ranks."""
         # Only training is in step on all ranks.
         means = batch_counts.mean_over_ranks(counts) if self.phase == caffe.TRAIN else counts

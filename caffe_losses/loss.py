@@ -80,7 +80,11 @@ class Evaluation:
         parameter: Sequence[float] = NO_PARAMETER,
         parameter_factor: np.ndarray = NO_ARRAY,
     ) -> float:
-        """The weighted sum of a formula over all elements."""
+        """The weighted sum of a formula over all elements of prediction and target (N, C, ...).
+
+        The parameter is one number or one for each channel; parameter_factor (N, C or 1, S), where
+        there is one, multiplies it for each element.
+        """
         shape = batch_channel_position(prediction.shape)
         x, t = prediction.reshape(shape), target.reshape(shape)
 
@@ -94,7 +98,7 @@ class Evaluation:
     def channel_sum(
         self, formula: Formula, prediction: np.ndarray, target: np.ndarray, weight: float
     ) -> float:
-        """The weighted sum of a formula of sums over axis 1; all arrays have three axes."""
+        """The weighted sum of a formula of sums over axis 1; both arrays are (N, C, S)."""
         blobs = self.blobs(prediction, target, NO_PARAMETER)
         return self.run(lambda kind: channel_sum(formula, blobs, weight, kind))
 
@@ -110,7 +114,13 @@ class Evaluation:
         ignore_label: Optional[float] = None,
         gamma: float = 0,
     ) -> float:
-        """The weighted sum of a formula of the softmax over axis 1 of the score (N, K, S)."""
+        """The weighted sum of a formula of the softmax over axis 1 of the score (N, K, S).
+
+        label (N, S) has class numbers, weight (N, S) is that of each position and of_class (K) that
+        of each class; smooth (K) is what -ln p_c weighs for each class, whatever the label. What
+        the formula gives for each position goes to value (N, S). Weight, smooth and value may have
+        no elements.
+        """
         gradient = self.gradients[0] if self.gradients else None
 
         def loop(kind: Any) -> float:
@@ -221,7 +231,7 @@ class Loss:
         named = [given.pop(bottom) for bottom in self.bottoms[len(arrays) :] if bottom in given]
         bottoms = [np.asarray(array, np.float32, "C") for array in (*arrays, *named)]
         self.require_bottoms(name, len(bottoms))
-        settings = parameters.check(name, given, self.parameters)
+        settings = parameters.checked(name, given, self.parameters)
         self.check_shapes(name, settings, *(array.shape for array in bottoms))
         settings.pop("check_labels", None)
         gradient = np.empty_like(bottoms[0])

@@ -33,13 +33,13 @@ def spec_of(
             fields[keyword] = plain(value)
         else:
             raise refused(name, keyword, known)
-    parameters.check(name, given, known)
+    parameters.checked(name, given, known)
     return caffe.layers.Python(
         *bottoms,
         module=layer.__module__,
         layer=name,
         param_str=param_str(given, known),
-        loss_weight=parameters.check_one(name, "loss_weight", plain(loss_weight), LOSS_WEIGHT),
+        loss_weight=parameters.checked_value(name, "loss_weight", plain(loss_weight), LOSS_WEIGHT),
         **{field: value for field, value in fields.items() if value is not None},
     )
 

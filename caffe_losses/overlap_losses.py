@@ -128,7 +128,7 @@ def tversky(
         errors = alpha * false_positives + beta * false_negatives
         denominator = true_positives + errors + smooth
         distance = ratio(errors, denominator)  # 1 - T
-        value, slope = power(distance, gamma)
+        value, slope = power_with_slope(distance, gamma)
         index, zero = ratio(true_positives + smooth, denominator), np.zeros_like(value)
         coefficients = slope * alpha * index, zero, -slope * (distance + beta * index), zero
         return value, ratio(np.stack(coefficients, -1), denominator[..., np.newaxis])
@@ -141,7 +141,7 @@ def ratio(numerator: np.ndarray, denominator: np.ndarray) -> np.ndarray:
     return np.where(denominator == 0, 0, numerator / denominator)
 
 
-def power(base: np.ndarray, exponent: float) -> Tuple[np.ndarray, np.ndarray]:
+def power_with_slope(base: np.ndarray, exponent: float) -> Tuple[np.ndarray, np.ndarray]:
     """base^exponent and its derivative, with a bounded slope.
 
     For an exponent below 1 the slope at 0 is infinite. There a parabola through 0 takes over, with
@@ -176,7 +176,11 @@ def overlap_loss(
     ignore_label: Optional[float],
     background: bool,
 ) -> float:
-    """The weighted mean over channels (and images) of what `of_groups` makes of their sums."""
+    """The weighted mean over channels (and images) of what `of_groups` makes of their sums.
+
+    Bottoms as of `dice`. `of_groups` takes the sums of true positives, false positives and false
+    negatives, each (1 or N, C).
+    """
     shape = batch_channel_position(prediction.shape)
     masks = Masks(
         prediction.reshape(shape),

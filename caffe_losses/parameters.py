@@ -10,7 +10,7 @@ from typing import Any, Dict, Iterable, List, Mapping, Tuple, cast
 REQUIRED = object()
 
 # Fields of Caffe's LayerParameter that people write into a param_str by mistake.
-LAYER_FIELDS = ("loss_weight", "propagate_down", "include", "exclude", "phase")
+MISPLACED_FIELDS = ("loss_weight", "propagate_down", "include", "exclude", "phase")
 
 # From here on a number rounds to infinity in float32: half a unit in the last place beyond the
 # largest finite one, which NumPy prints as 3.4028235e+38.
@@ -26,7 +26,7 @@ class Parameter:
         self.default = default
         self.allowed = allowed
 
-    def check(self, value: object) -> object:
+    def checked(self, value: object) -> object:
         """The value in the form that the layer uses; ValueError or TypeError where it has none."""
         raise NotImplementedError
 
@@ -40,8 +40,8 @@ class OrNone(Parameter):
         super().__init__(parameter.default, parameter.allowed + ", or null")
         self.parameter = parameter
 
-    def check(self, value: object) -> object:
-        return self.parameter.check(value)
+    def checked(self, value: object) -> object:
+        return self.parameter.checked(value)
 
 
 class Choice(Parameter):
@@ -51,7 +51,7 @@ class Choice(Parameter):
         super().__init__(default, "one of " + ", ".join(f'"{choice}"' for choice in choices))
         self.choices = choices
 
-    def check(self, value: object) -> str:
+    def checked(self, value: object) -> str:
         if not isinstance(value, str):
             raise TypeError("is not a word")
         if value not in self.choices:
@@ -65,7 +65,7 @@ class Boolean(Parameter):
     def __init__(self, default: bool) -> None:
         super().__init__(default, "true or false")
 
-    def check(self, value: object) -> bool:
+    def checked(self, value: object) -> bool:
         if not isinstance(value, bool):
             raise TypeError("is not true or false")
         return value
@@ -100,7 +100,7 @@ class Number(Parameter):
         self.bounds = Bounds(**bounds)
         super().__init__(default, "a finite number" + self.bounds.text)
 
-    def check(self, value: object) -> float:
+    def checked(self, value: object) -> float:
         if isinstance(value, bool) or not isinstance(value, numbers.Real):
             raise TypeError("is not a number")
         try:
@@ -120,12 +120,12 @@ class NumberForEachChannel(Parameter):
         self.number = Number(default, **bounds)
         super().__init__(default, self.number.allowed + ", or a list with one for each channel")
 
-    def check(self, value: object) -> Tuple[float, ...]:
+    def checked(self, value: object) -> Tuple[float, ...]:
         if isinstance(value, (list, tuple)):
             if not value:
                 raise ValueError("is an empty list")
-            return tuple(map(self.number.check, value))
-        return (self.number.check(value),)
+            return tuple(map(self.number.checked, value))
+        return (self.number.checked(value),)
 
 
 class WholeNumber(Parameter):
@@ -135,7 +135,7 @@ class WholeNumber(Parameter):
         self.bounds = Bounds(**bounds)
         super().__init__(default, "a whole number" + self.bounds.text)
 
-    def check(self, value: object) -> int:
+    def checked(self, value: object) -> int:
         if isinstance(value, bool) or not isinstance(value, int):
             raise TypeError("is not a whole number")
         self.bounds.require(value)
@@ -236,7 +236,7 @@ def unique(layer: str, pairs: List[Tuple[Any, Any]]) -> Dict[str, Any]:
     return values
 
 
-def check(
+def checked(
     layer: str, values: Mapping[str, object], parameters: Mapping[str, Parameter]
 ) -> Dict[str, Any]:
     """A value for every parameter of the layer: the given one, checked, or the default.
@@ -247,15 +247,15 @@ def check(
         if key not in parameters:
             raise unknown(layer, key, parameters)
     return {
-        key: check_one(layer, key, plain(values.get(key, parameter.default)), parameter)
+        key: checked_value(layer, key, plain(values.get(key, parameter.default)), parameter)
         for key, parameter in parameters.items()
     }
 
 
 def unknown(layer: str, key: str, parameters: Mapping[str, Parameter]) -> ValueError:
     """The error for a key that is no parameter of this layer."""
-    near = nearest(key, [*parameters, *LAYER_FIELDS])
-    if near in LAYER_FIELDS:
+    near = nearest(key, [*parameters, *MISPLACED_FIELDS])
+    if near in MISPLACED_FIELDS:
         hint = f"; {near} is a field of the layer: write it beside python_param, not in param_str"
     else:
         hint = did_you_mean(key, parameters)
@@ -263,7 +263,7 @@ def unknown(layer: str, key: str, parameters: Mapping[str, Parameter]) -> ValueE
     return ValueError(f"{layer}: unknown parameter {shown(key)}{hint} (known parameters: {known})")
 
 
-def check_one(layer: str, key: str, value: object, parameter: Parameter) -> Any:
+def checked_value(layer: str, key: str, value: object, parameter: Parameter) -> Any:
     """The checked value, or an error that names layer, key, value and what is allowed."""
     if value is None and parameter.none_means_default:
         value = parameter.default
@@ -275,7 +275,7 @@ def check_one(layer: str, key: str, value: object, parameter: Parameter) -> Any:
     if value is None:
         return None
     try:
-        return parameter.check(value)
+        return parameter.checked(value)
     except (TypeError, ValueError) as error:
         raise type(error)(
             f'{layer}: parameter "{key}": {shown(value)} {error}; expected {parameter.allowed}'

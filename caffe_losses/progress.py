@@ -1,10 +1,10 @@
-"""How far a command is."""
+"""The progress bar of the commands."""
 
 from typing import Any, Iterable
 
 
 def progress_bar(items: Iterable[Any], name: str, **options: Any) -> Iterable[Any]:
-    """tqdm's, on a terminal that has it."""
+    """tqdm's bar over the items on a terminal; the items alone where there is no tqdm."""
     try:
         from tqdm import tqdm
     except ImportError:

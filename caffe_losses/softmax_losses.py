@@ -30,7 +30,7 @@ FOCAL_NORMALIZATION = Choice(
 )
 
 
-def check_classes(
+def check_scores_along_axis(
     name: str, settings: Mapping[str, Any], score: Shape, label: Shape, *weight: Shape
 ) -> None:
     """Labels and weights have the shape of the score, but for its axis of classes."""
@@ -52,7 +52,7 @@ def softmax_loss(**own: Any) -> Callable[[Callable[..., float]], Loss]:
         "label",
         "weight",
         optional=1,
-        check_shapes=check_classes,
+        check_shapes=check_scores_along_axis,
         **own,
         ignore_label=Number(None),
         axis=Axis(1),
@@ -73,7 +73,7 @@ Positions = NamedTuple(
 )
 
 
-def positions_of(
+def softmax_positions(
     evaluation: Evaluation,
     of_class: Optional[Sequence[float]],
     score: np.ndarray,
@@ -85,7 +85,9 @@ def positions_of(
 ) -> Positions:
     """The bottoms as a loop along the axis takes them, with the counts of the labels.
 
-    Raises for a label that is no class number; where labels are not checked, it takes no part.
+    of_class is one weight, or one for each class; score has the classes along the axis, label and
+    weight have one number for each position. Raises for a label that is no class number; where
+    labels are not checked, it takes no part.
     """
     axis %= score.ndim
     batch, classes, positions = map(
@@ -129,7 +131,7 @@ def sum_over(
     label_smoothing: float = 0,
     **options: Any,
 ) -> float:
-    """The weighted sum of a formula over positions, with these weights of the classes.
+    """The weighted sum of a formula over positions, with these weights of the classes, (K).
 
     With label_smoothing e a position has e / K of each class, and 1 - e more of its own one.
     """
@@ -168,7 +170,7 @@ def weighted_softmax(
     class_weight w is a number, or one for each class. With label_smoothing e the sum is that of
     u sum_c w_c q_c (-ln p_c), where q_c is e / K, and 1 - e more for class y.
     """
-    positions = positions_of(evaluation, class_weight, *bottoms, **settings)
+    positions = softmax_positions(evaluation, class_weight, *bottoms, **settings)
     of_class = positions.of_class / divisor_of(evaluation, positions, normalization)
     return sum_over(evaluation, positions, softmax_cross_entropy, of_class, label_smoothing)
 
@@ -191,7 +193,7 @@ def softmax_focal_loss(
     score (N, K, ...), label (N, 1, ...) or (N, ...) of class numbers, weight u (as the label);
     alpha is none, a number, or one for each class. D is the number of positions not ignored.
     """
-    positions = positions_of(evaluation, alpha, *bottoms, **settings)
+    positions = softmax_positions(evaluation, alpha, *bottoms, **settings)
     of_class = positions.of_class / divisor_of(evaluation, positions, normalization)
     return sum_over(evaluation, positions, softmax_focal, of_class, gamma=gamma)
 
@@ -218,7 +220,7 @@ def softmax_ohem(
     keep_ratio that fraction of all; with thresh all with p_y below it too. label_smoothing is that
     of `weighted_softmax`, for the positions that are kept.
     """
-    positions = positions_of(evaluation, None, *bottoms, **settings)
+    positions = softmax_positions(evaluation, None, *bottoms, **settings)
     entropy = np.full_like(positions.label, -1)
     everything = sum_over(
         Evaluation(evaluation.name),
@@ -244,7 +246,7 @@ def hardest(
     keep_ratio: Optional[float],
     thresh: Optional[float],
 ) -> np.ndarray:
-    """Which positions are kept; the entropy -ln p_y is negative where a label is ignored."""
+    """Which positions (N, S) are kept; their entropy -ln p_y is negative for ignored labels."""
     candidates = entropy >= 0
     if positions.weight.size:
         candidates &= positions.weight != 0
@@ -265,7 +267,7 @@ def hardest(
 def largest(values: np.ndarray, candidates: np.ndarray, count: float) -> np.ndarray:
     """Which candidates have the largest values, as many as the count, rounded up.
 
-    Of those that are equal the first ones are taken.
+    Both arrays have the same shape. Of equal values the first ones are taken.
     """
     found = values[candidates]
     number = min(math.ceil(count), found.size)

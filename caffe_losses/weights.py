@@ -49,7 +49,7 @@ def label_to_ignore(ignore_label: Optional[float]) -> Any:
 
 
 def uniform_in_each_image(divisors: np.ndarray, of_element: np.ndarray) -> Weights:
-    """The weight of each element divided by a number for each image.
+    """The weights of elements (N, C or 1, S) divided by a number for each image, (N).
 
     Nothing weighs anything in images where that is 0.
     """
@@ -69,7 +69,10 @@ def of_classes(
     of_element: np.ndarray = NO_ARRAY,
     ignore_label: Optional[float] = None,
 ) -> Weights:
-    """One weight for the positive class and one for the negative, times that of each element."""
+    """One weight for the positive class and one for the negative, times that of each element.
+
+    mask and of_element are (N, C or 1, S), as in `Weights`.
+    """
     of_positive, of_negative = np.array([[positive]], float), np.array([[negative]], float)
     return Weights(of_positive, of_negative, mask, False, of_element, label_to_ignore(ignore_label))
 
@@ -123,9 +126,10 @@ def balanced(
 ) -> Weights:
     """Weights with which the positive and the negative class weigh the same.
 
-    `counts` (2, N or 1, C or 1) are the positions P and Q of the two classes in each group that is
-    balanced. A positive one weighs Q / (P + Q), a negative one P / (P + Q), so that nothing weighs
-    anything where a class is missing.
+    `counts` (2, N or 1, C or 1) are the positions P and Q of the two classes of the mask (N, C or
+    1, S) in each group that is balanced; `shape` is the (N, C, S) of the prediction. A positive one
+    weighs Q / (P + Q), a negative one P / (P + Q), so that nothing weighs anything where a class is
+    missing.
     """
     channels = 1 if any_channel else mask.shape[1]
     repeats = shape[1] // max(channels, 1)  # how many elements share the weight of a position

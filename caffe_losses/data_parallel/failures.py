@@ -1,4 +1,4 @@
-"""How a failing rank tells what happened, once, before the whole job goes down."""
+"""The message of a rank that fails, printed once before all ranks end."""
 
 import sys
 import time

@@ -1,4 +1,4 @@
-"""The ranks of a job: where they wait for each other, and how the end of one ends all.
+"""The ranks of a job: a barrier with a timeout, and an end of one rank that ends all.
 
 Importing this module starts MPI.
 """
@@ -37,7 +37,7 @@ PATIENCE = 5.0  # seconds for an answer, or the timeout, if that is shorter
 
 
 class Meeting:
-    """Where all ranks come together before each exchange.
+    """A barrier before each exchange, which ends the job where a rank does not come to it.
 
     MPI by itself waits for ever for a rank that has ended or that hangs. The ranks that wait here
     end the job with a message that names that rank.
@@ -127,7 +127,7 @@ class Meeting:
 
 
 class ScriptEnd:
-    """Lets an early end of this rank's script be the end of all ranks, which would wait for ever.
+    """Ends all ranks where this rank's script ends early: they would wait for it for ever.
 
     An error that nobody catches comes to sys.excepthook, but not SystemExit. So a script that ends
     with a status other than 0 ends the job; from any other end it waits for the other ranks, which

@@ -96,7 +96,7 @@ def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(argv: Optional[Sequence[str]] = None) -> int:
     """Runs the command and returns its exit status."""
     arguments = parse(argv)
-    # Where Caffe does not like a net it aborts the process: let it be one that can be spared.
+    # Where Caffe does not like a net it aborts the process: so this is a process of its own.
     with ProcessPoolExecutor(max_workers=1) as process:
         try:
             report = process.submit(report_or_problem, arguments).result()

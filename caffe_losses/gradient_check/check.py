@@ -8,7 +8,7 @@ import numpy as np
 from caffe_losses.gradient_check import nets, probes
 from caffe_losses.gradient_check.explanation import causes
 from caffe_losses.gradient_check.judgement import Judge, Options
-from caffe_losses.gradient_check.layer_function import LayerFunction, Variable, kept
+from caffe_losses.gradient_check.layer_function import LayerFunction, Variable, unchanged
 from caffe_losses.gradient_check.report import CANNOT_TELL, OK, SKIPPED, WRONG, Report, Row
 
 # A Split is Caffe's own and in no prototxt; the backward of the others aborts the process, or they
@@ -45,7 +45,7 @@ def check_gradients(
         raise ValueError(f"no elements and so no gradient in {', '.join(empty)}")
     rows: List[Row] = []
     known: Set[str] = set()
-    with kept(net):
+    with unchanged(net):
         nets.fill_inputs(net, inputs or {}, settings.seed)
         layers = nets.layer_parameters(net)
         with_backward = nets.layers_with_backward(net, layers)
@@ -119,9 +119,9 @@ class LayerCheck:
         if reason:
             return row._replace(verdict=SKIPPED, findings=[reason])
         row = self.label_row(row, variable) if row.is_label else self.judged_row(row, variable)
-        habits = probes.habits(self.gradients[name], variable.is_parameter)
-        faults = [] if row.is_label else [*itertools.islice(habits, 1)]
-        faults += sorted(misdeed for blob, misdeed in function.misdeeds if blob in (name, ""))
+        shown = probes.faults_of_backward(self.gradients[name], variable.is_parameter)
+        faults = [] if row.is_label else [*itertools.islice(shown, 1)]
+        faults += sorted(found for blob, found in function.violations if blob in (name, ""))
         if faults:
             # What a gradient that is another each time is by chance explains nothing.
             explained = any(each.startswith("stale") for each in faults)

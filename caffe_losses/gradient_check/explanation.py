@@ -63,7 +63,7 @@ def factors(judge: Judge, ratio: float, loss_weight: Optional[float]) -> str:
         candidates.update({f"a constant {each:.4g}": each for each in (constant, 1 / constant)})
     fitting = [name for name, number in candidates.items() if is_near(ratio, number)]
     if not fitting:
-        return f"a normaliser is missing or too many, and it is none of {', '.join(numbers)}"
+        return f"a divisor is missing or too many, and it is none of {', '.join(numbers)}"
     return f"{'candidates:' if fitting[1:] else 'what fits is'} {'; '.join(fitting)}"
 
 

@@ -69,7 +69,7 @@ class LayerFunction:
         # that gets instead.
         self.asked = self.flags = [] if self.is_python else [True] * len(self.bottoms)
         self.written: Set[str] = set()  # variables whose gradient is in their diff
-        self.misdeeds: Set[Tuple[str, str]] = set()  # of a variable, or of all: ""
+        self.violations: Set[Tuple[str, str]] = set()  # of a variable, or of all: ""
 
     @property
     def loss_weight(self) -> Optional[float]:
@@ -101,7 +101,8 @@ class LayerFunction:
     ) -> Arrays:
         """What forward and backward leave in the diffs of the variables.
 
-        Before forward the diffs hold `fill`, or zero. What else the two do goes to `misdeeds`.
+        Before forward the diffs hold `fill`, or zero. What the two change that they must not is
+        noted in `violations`.
         """
         held = dict(fill or {})
         for each in self.variables:  # a blob that is two bottoms of the layer holds its fill once
@@ -130,7 +131,7 @@ class LayerFunction:
         tops = [top.data for top in self.all_tops]
         for (name, blob, _), data in zip(self.bottoms, before):
             if is_changed(blob.data, data) and not is_among(tops, blob.data):
-                self.misdeeds.add((name, f"{call} changes the data of this bottom"))
+                self.violations.add((name, f"{call} changes the data of this bottom"))
 
     def note_changed_diffs(self, before: List[np.ndarray], of_tops: List[np.ndarray]) -> None:
         tops = [top.diff for top in self.all_tops]
@@ -141,15 +142,15 @@ class LayerFunction:
                 self.written.add(name)
         for (name, blob, _), flag, diff in zip(self.bottoms, self.flags, before):
             if not flag and blob.diff[blob.diff != diff].any():  # zeros do no harm
-                misdeed = "backward ignores propagate_down: it writes a gradient to this bottom for"
-                self.misdeeds.add((name, f"{misdeed} propagate_down = {self.flags}"))
+                found = "backward ignores propagate_down: it writes a gradient to this bottom for"
+                self.violations.add((name, f"{found} propagate_down = {self.flags}"))
         bottoms = [bottom.blob.diff for bottom in self.bottoms]
         for index, (top, diff) in enumerate(zip(self.all_tops, of_tops)):
             if is_changed(top.diff, diff) and not is_among(bottoms, top.diff):
-                misdeed = f"backward changes top[{index}].diff"
+                found = f"backward changes top[{index}].diff"
                 if self.loss_weight is not None:
-                    misdeed += ", where Caffe writes the loss_weight only once: changes add up"
-                self.misdeeds.add(("", misdeed))
+                    found += ", where Caffe writes the loss_weight only once: changes add up"
+                self.violations.add(("", found))
 
     def run_backward(self) -> None:
         """Has Caffe run the layer's backward; a Python layer's with `flags`, once there are any."""
@@ -186,8 +187,8 @@ def name_in_prototxt(net: Any, blob: str) -> str:
 
 
 @contextlib.contextmanager
-def kept(net: Any) -> Iterator[None]:
-    """Leaves the data and diffs of all blobs and parameters as they were."""
+def unchanged(net: Any) -> Iterator[None]:
+    """Restores the data and diffs of all blobs and parameters at its end."""
     blobs = [*net.blobs.values(), *itertools.chain(*net.params.values())]
     before = [(blob, blob.data.copy(), blob.diff.copy()) for blob in blobs]
     try:

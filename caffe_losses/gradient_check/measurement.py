@@ -63,7 +63,10 @@ def derivative(
     wanted: float,
     depth: int = 1,
 ) -> Derivative:
-    """The derivative at 0, with the error that is wanted or the smallest that can be had."""
+    """The derivative at 0, with the error that is wanted or the smallest that can be had.
+
+    cotangent and noise have one number for each output.
+    """
     base = outputs(0.0)
 
     @functools.lru_cache(maxsize=None)
@@ -87,8 +90,11 @@ def derivative(
 def extrapolated(
     steps: np.ndarray, changes: np.ndarray, cotangent: np.ndarray, noise: np.ndarray
 ) -> Derivative:
-    """What the changes over these steps, each twice the one before, say of the derivative; `noise`
-    is that of each output."""
+    """What the changes over these steps, each twice the one before, say of the derivative.
+
+    changes (steps, 2, outputs) are those of a step forward and a step back; cotangent and noise
+    have one number for each output.
+    """
     # Outputs that do not depend on the direction have no noise. A few may do so below rounding.
     moved = np.flatnonzero(np.any(changes, axis=(0, 1)))
     if not moved.size or cotangent.size <= FEW_OUTPUTS:

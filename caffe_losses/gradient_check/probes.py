@@ -12,7 +12,7 @@ from caffe_losses.gradient_check.layer_function import Arrays, LayerFunction
 # Two gradients of one layer at one point differ by this share of the largest where several threads
 # sum in another order; two forwards by a tenth of it.
 SAME_GRADIENT, SAME_FORWARD = 1e-4, 1e-5
-DRAWS = 10  # of another batch, until the sum of each bottom is another
+MOST_DRAWS = 10  # of another batch, until the sum of each bottom is another
 NEAR = 5e-3  # two factors are the same within this share
 
 
@@ -39,7 +39,7 @@ def other_bottoms(function: LayerFunction) -> Arrays:
     """
     origin, names = function.origin, {each.name for each in function.bottoms}
     other = {**origin, **{name: np.roll(origin[name], 1) for name in names}}
-    for draw in range(DRAWS):
+    for draw in range(MOST_DRAWS):
         seed = [function.seed, 2, draw]
         drawn = {**origin, **{name: redrawn(origin[name], seed) for name in names}}
         changed = [name for name in names if drawn[name].sum() != origin[name].sum()]
@@ -69,7 +69,7 @@ def is_taken(function: LayerFunction, point: Arrays) -> bool:
 
 
 def random_forward(function: LayerFunction, other: Arrays) -> str:
-    """A finding if forward depends on chance; if it depends on previous bottoms, a misdeed."""
+    """A finding if forward depends on chance; if it depends on previous bottoms, a violation."""
     function.outputs(other)
     outputs = [function.outputs(function.origin) for repetition in range(3)]
     if not np.isfinite(outputs).all():
@@ -78,7 +78,9 @@ def random_forward(function: LayerFunction, other: Arrays) -> str:
         values = ", ".join(f"{each @ function.cotangent:.8g}" for each in outputs)
         return f"the forward is not deterministic: three for the same bottoms give {values}"
     if not is_same(outputs[0], outputs[1], SAME_FORWARD):
-        function.misdeeds.add(("", "stale: forward depends on the bottoms and labels before these"))
+        function.violations.add(
+            ("", "stale: forward depends on the bottoms and labels before these")
+        )
     return ""
 
 
@@ -107,7 +109,9 @@ def choose_flags(function: LayerFunction) -> Dict[str, str]:
         for flag, (name, *_) in zip(flags, bottoms):
             if flag and not is_same(gradient[name], expected[name]):
                 fault = f"backward mixes up propagate_down: for {flags} it gives this bottom"
-                function.misdeeds.add((name, f"{fault} another gradient than for {function.flags}"))
+                function.violations.add(
+                    (name, f"{fault} another gradient than for {function.flags}")
+                )
     if not errors:
         return {}
     refusal = (
@@ -130,7 +134,7 @@ def all_gradients(function: LayerFunction, other: Arrays) -> Dict[str, Gradients
     return {name: Gradients(markers[name], *(call[name] for call in calls)) for name in markers}
 
 
-def habits(gradients: Gradients, is_parameter: bool) -> Iterator[str]:
+def faults_of_backward(gradients: Gradients, is_parameter: bool) -> Iterator[str]:
     """Faults of backward that show without a numeric derivative; each may be the reason for those
     after it."""
     marker, _, first, again, third, doubled = gradients
@@ -167,7 +171,7 @@ def memory(gradients: Gradients, second: np.ndarray) -> str:
         return "stale: it is the gradient of the previous bottoms"
     if is_same(second, third):
         found = "another gradient" if factor is None else f"a gradient {factor:.4g} times as large"
-        cause = "a normaliser, mask or the like is that of the previous bottoms"
+        cause = "a divisor, mask or the like is that of the previous bottoms"
         return f"stale: right after other bottoms and labels backward gives {found}; {cause}"
     if growth is None:
         return "backward gives another gradient each time for the same bottoms"

@@ -16,7 +16,9 @@ import numpy as np
 import pytest
 from caffe.proto import caffe_pb2
 
-ROOT = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
+from support import processes
+from support.processes import ROOT
+
 BATCH = 4  # of all ranks together
 ITERATIONS = 6
 
@@ -142,15 +144,8 @@ def long_turns(in_folder_with_data):
 
 
 def environment(log_level=2):
-    paths = [
-        os.path.abspath("without"),
-        ROOT,
-        os.path.join(ROOT, "tests", "data_parallel"),
-        os.environ.get("PYTHONPATH", ""),
-    ]
-    return dict(
-        os.environ,
-        PYTHONPATH=os.pathsep.join(filter(None, paths)),
+    return processes.environment(
+        [os.path.abspath("without"), ROOT, ROOT / "tests" / "data_parallel"],
         GLOG_minloglevel=str(log_level),
         OMP_NUM_THREADS="1",
         OMPI_MCA_mpi_yield_when_idle="1",

@@ -11,14 +11,13 @@ from google.protobuf import text_format
 from examples.fashion_mnist import read_fashion_mnist
 from examples.skeleton_flux.data import with_targets
 from examples.training import write_hdf5
-from support.layers import LAYERS, channels_shared, expected, row_with
+from support.layers import LAYER, channels_shared, expected, row_with
 from support.nets import fed, loss_and_gradients, net_from
 from support.processes import ROOT, caffe_train
 
 SAMPLES = ROOT / "prototxt"
 TRAINING = {"train.prototxt", "solver.prototxt"}
 NAMES = sorted(path.name for path in SAMPLES.iterdir() if path.name not in TRAINING)
-LAYER = {layer.name: layer for layer in LAYERS}
 ONE_IMAGE = np.zeros((1, 1, 64, 64), np.float32)
 
 

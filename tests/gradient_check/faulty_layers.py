@@ -101,22 +101,22 @@ class ShiftWithoutParameterGradient(Shift):
         bottom[0].diff[...] = top[0].diff
 
 
-class MissingNormaliser(MaskedEuclidean):
+class MissingDivisor(MaskedEuclidean):
     def gradient(self, loss_weight):
         return loss_weight * self.mask * self.difference
 
 
-class DoubledNormaliser(MaskedEuclidean):
+class DoubledDivisor(MaskedEuclidean):
     def gradient(self, loss_weight):
         return loss_weight * self.mask * self.difference / self.images**2
 
 
-class CountNormaliser(MaskedEuclidean):
+class CountDivisor(MaskedEuclidean):
     def gradient(self, loss_weight):
         return loss_weight * self.mask * self.difference / self.images / self.difference.size
 
 
-class ValidNormaliser(MaskedEuclidean):
+class ValidDivisor(MaskedEuclidean):
     def gradient(self, loss_weight):
         return (
             super().gradient(loss_weight) / np.broadcast_to(self.mask, self.difference.shape).sum()
@@ -279,7 +279,7 @@ class BackwardChangesBottom(MaskedEuclidean):
         super().backward(top, propagate_down, bottom)
 
 
-class StaleNormaliser(MaskedEuclidean):
+class StaleDivisor(MaskedEuclidean):
     """Right but for backward, which divides by the sum of the previous mask."""
 
     def forward(self, bottom, top):

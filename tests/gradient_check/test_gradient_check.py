@@ -1,9 +1,7 @@
 """The gradient checker on right layers, on layers with one fault each, and its command."""
 
 import json
-import os
 import re
-import subprocess
 import sys
 
 import caffe
@@ -18,6 +16,7 @@ from caffe_losses.gradient_check.layer_function import LayerFunction
 from caffe_losses.gradient_check.measurement import derivative, noise_level
 from caffe_losses.gradient_check.nets import fill_inputs, python_layer_net
 from caffe_losses.gradient_check.probes import other_bottoms
+from support.processes import ROOT, run
 
 SHAPE = (2, 3, 4, 4)
 MASKED = {"bottom0": "normal", "bottom1": "normal", "bottom2": "binary"}
@@ -102,7 +101,7 @@ def test_scores_of_any_size_pass(scale):
 def test_a_mean_over_many_pixels_passes_and_its_faults_are_found():
     shape = (1, 2, 40, 40)
     assert_gradients(masked_net(shape=shape), MASKED, samples=20)
-    report = check_gradients(masked_net("MissingNormaliser", (2, 2, 40, 40)), MASKED, samples=20)
+    report = check_gradients(masked_net("MissingDivisor", (2, 2, 40, 40)), MASKED, samples=20)
     assert report.exit_status == 1
     # A single wrong element is in a direction, if not in the sample.
     report = check_gradients(masked_net("OneElementWrong", shape), MASKED, samples=20)
@@ -254,22 +253,22 @@ def test_indices_beyond_an_embedding_are_refused():
 
 FAULTS = [
     (
-        "MissingNormaliser",
+        "MissingDivisor",
         "bottom0",
         "every element is 2 times.*candidates: a missing division by N .2.; a constant 2",
     ),
     (
-        "DoubledNormaliser",
+        "DoubledDivisor",
         "bottom0",
         "is 0.5 times .*candidates: a division too many by N .2.; a constant 0.5",
     ),
     (
-        "CountNormaliser",
+        "CountDivisor",
         "bottom0",
         "is 0.010417 times .*; what fits is a division too many by the count .96.",
     ),
     (
-        "ValidNormaliser",
+        "ValidDivisor",
         "bottom0",
         "what fits is a division too many by the number of elements with a gradient",
     ),
@@ -301,7 +300,7 @@ FAULTS = [
     (
         "PublishedWeightedEuclidean",
         "bottom0",
-        "is [0-9.]+ times .* a normaliser is missing or too many",
+        "is [0-9.]+ times .* a divisor is missing or too many",
     ),
     ("PublishedImages", "bottom0", "zero only in image 1"),
     ("PublishedChannels", "bottom0", "zero only in channel 2"),
@@ -311,11 +310,11 @@ FAULTS = [
     ("ForwardChangesBottom", "bottom0", "forward changes the data of this bottom"),
     ("BackwardChangesBottom", "bottom0", "backward changes the data of this bottom"),
     (
-        "StaleNormaliser",
+        "StaleDivisor",
         "bottom0",
-        "stale: .* a gradient [0-9.]+ times as large; a normaliser, mask or the like",
+        "stale: .* a gradient [0-9.]+ times as large; a divisor, mask or the like",
     ),
-    ("StaleMask", "bottom0", "stale: .* another gradient; a normaliser, mask or the like"),
+    ("StaleMask", "bottom0", "stale: .* another gradient; a divisor, mask or the like"),
     ("StaleForward", "bottom0", "stale: forward depends on the bottoms and labels"),
     (
         "MixedFlags",
@@ -348,8 +347,8 @@ def test_backward_is_not_blamed_for_what_forward_changes():
     assert "backward changes the data" not in str(report)
 
 
-@pytest.mark.parametrize("layer", ["MissingNormaliser", "DoubledNormaliser", "SignFlipped"])
-def test_the_loss_weight_is_not_blamed_for_a_normaliser(layer):
+@pytest.mark.parametrize("layer", ["MissingDivisor", "DoubledDivisor", "SignFlipped"])
+def test_the_loss_weight_is_not_blamed_for_a_divisor(layer):
     report = check_gradients(masked_net(layer, loss_weight=0.5), MASKED)
     assert "loss_weight" not in str(report)
 
@@ -469,10 +468,10 @@ def test_classes_that_another_batch_lacks_are_no_fault(layer):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_a_stale_normaliser_is_found_with_every_seed(seed):
+def test_a_stale_divisor_is_found_with_every_seed(seed):
     """Another batch has other sums, however few positions its mask has."""
     report = check_gradients(
-        masked_net("StaleNormaliser", (2, 1, 3, 3)), MASKED, only=["bottom0"], seed=seed
+        masked_net("StaleDivisor", (2, 1, 3, 3)), MASKED, only=["bottom0"], seed=seed
     )
     assert "stale" in str(report)
 
@@ -855,7 +854,7 @@ def test_command_loads_inputs(prototxt, tmp_path, capfd):
 
 
 def test_command_draws_bottoms_whose_sizes_coincide_with_nothing(capfd):
-    layer = ["--module", "faulty_layers", "--layer", "MissingNormaliser"]
+    layer = ["--module", "faulty_layers", "--layer", "MissingDivisor"]
     assert main(layer) == 1
     printed = capfd.readouterr().out
     assert "bottom1  3x5x7x11" in printed
@@ -1015,14 +1014,7 @@ def test_command_says_what_is_wrong_with_a_layer(tmp_path, monkeypatch, problem)
 
 
 def test_command_runs_as_a_module():
-    root = os.path.dirname(os.path.dirname(os.path.dirname(os.path.abspath(__file__))))
-    paths = os.pathsep.join([root, os.path.dirname(__file__), os.environ.get("PYTHONPATH", "")])
     command = [sys.executable, "-m", "caffe_losses.gradient_check", *LAYER, "--layer", "AllZero"]
-    finished = subprocess.run(
-        command,
-        env={**os.environ, "PYTHONPATH": paths},
-        stdout=subprocess.PIPE,
-        universal_newlines=True,
-    )
+    finished = run(command, python_path=[ROOT, ROOT / "tests" / "gradient_check"])
     assert finished.returncode == 1
     assert "all zero" in finished.stdout

@@ -12,12 +12,12 @@ NETS = 74  # every other one faulty, so that each fault comes once
 SAMPLES = 24  # of the elements of a blob, beside all directions
 
 FAULTY_LOSSES = (
-    "MissingNormaliser DoubledNormaliser CountNormaliser ValidNormaliser IgnoresLossWeight "
+    "MissingDivisor DoubledDivisor CountDivisor ValidDivisor IgnoresLossWeight "
     "LossWeightTwice SignFlipped AllZero NeverWritten FirstImageWritten ChannelDoubled "
     "UnmaskedGradient ZeroWhereMasked Transposed Stale Accumulates AccumulatesInside "
     "RandomBackward MaskGetsGradient NotFinite OneElementWrong PublishedWeightedEuclidean "
     "PublishedImages PublishedNoTargetGradient PublishedChannelSum ChangesTopDiff "
-    "ForwardChangesBottom BackwardChangesBottom StaleNormaliser StaleMask StaleForward "
+    "ForwardChangesBottom BackwardChangesBottom StaleDivisor StaleMask StaleForward "
     "MixedFlags IgnoresFlags WrongConstant"
 ).split()
 FAULTY_HIDDEN_LAYERS = "FaultyTanh ShiftWithoutParameterGradient OverwritesParameterDiff".split()

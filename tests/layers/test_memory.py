@@ -1,9 +1,10 @@
-"""What a forward and a backward take beside the blobs."""
+"""What a forward and a backward take beside the blobs, and what a layer keeps."""
 
 import tracemalloc
 
 import pytest
 
+from caffe_losses.layer import LossLayer
 from caffe_losses.loops import engine
 from support.layers import DEFAULTS, draw, layer_of, name_of
 from support.nets import loss_net
@@ -32,3 +33,17 @@ def test_a_large_blob_takes_less_than_4_megabytes_beside_it(row):
     if row.layer.name in CHOOSING:
         allowed += BYTES_OF_POSITION[engine.name()] * POSITIONS
     assert taken < allowed
+
+
+@pytest.mark.one_engine
+@pytest.mark.parametrize("row", DEFAULTS, ids=name_of)
+def test_a_layer_keeps_what_the_setup_of_all_losses_declares_and_nothing_else(row):
+    net = loss_net(layer_of(row), draw(row, (2, 3, 4)))
+    layer = net.layers[len(net.layers) - 1]
+    declared = set(vars(layer))
+    for _ in range(2):
+        net.forward()
+        net.backward()
+    assert set(vars(layer)) == declared
+    assert type(layer).__mro__[1] is LossLayer
+    assert {name for name in vars(type(layer)) if not name.startswith("__")} == {"loss"}

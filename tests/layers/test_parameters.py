@@ -31,7 +31,7 @@ DEFAULTS = {"balance": "image", "ignore_label": None, "axis": 1}
 
 
 def settings(text):
-    return parameters.check("SomeLayer", parameters.parse("SomeLayer", text), KNOWN)
+    return parameters.checked("SomeLayer", parameters.parse("SomeLayer", text), KNOWN)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,9 @@ def test_json_and_python_literals_mean_the_same(text):
 @pytest.mark.parametrize("text", ["", " \n", "{}"])
 def test_text_without_parameters_means_the_defaults(text):
     assert parameters.parse("SomeLayer", text) == {}
-    assert parameters.check("SomeLayer", {}, {"balance": KNOWN["balance"]}) == {"balance": "image"}
+    assert parameters.checked("SomeLayer", {}, {"balance": KNOWN["balance"]}) == {
+        "balance": "image"
+    }
 
 
 def test_a_weight_for_each_of_thousands_of_channels_fits():
@@ -179,7 +181,7 @@ def test_text_that_is_not_data_gets_a_short_error_and_runs_nothing(text, tmp_pat
 
 
 def checked(parameter, value):
-    return parameters.check("SomeLayer", {"key": value}, {"key": parameter})["key"]
+    return parameters.checked("SomeLayer", {"key": value}, {"key": parameter})["key"]
 
 
 EACH = NumberForEachChannel(default=1, minimum=0)
@@ -271,9 +273,9 @@ def test_numpy_numbers_and_arrays_are_as_good_as_pythons(parameter, value, expec
 )
 def test_none_is_the_default(parameter, expected):
     assert checked(parameter, None) == expected
-    assert parameters.check("SomeLayer", {}, {"key": parameter}) == {"key": expected}
+    assert parameters.checked("SomeLayer", {}, {"key": parameter}) == {"key": expected}
 
 
 def test_none_can_be_a_value_beside_another_default():
     assert checked(ALPHA, None) is None
-    assert parameters.check("SomeLayer", {}, {"key": ALPHA}) == {"key": 0.25}
+    assert parameters.checked("SomeLayer", {}, {"key": ALPHA}) == {"key": 0.25}

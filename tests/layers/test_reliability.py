@@ -15,13 +15,13 @@ import pytest
 import train_with_snapshots
 
 from caffe_losses.loops import parts, threads
-from support.layers import DEFAULTS, LAYERS, draw, expected, layer_of, name_of, row_with
+from support.layers import DEFAULTS, LAYER, LAYERS, draw, expected, layer_of, name_of, row_with
 from support.nets import fed, loss_and_gradients, loss_net, python_layer
 from support.processes import ROOT, caffe_train, environment, run, write_solver
 
 SEVERAL_PARTS = (3, 3, 171, 173)
 
-each_loss = pytest.mark.parametrize("row", DEFAULTS, ids=name_of)
+each_row = pytest.mark.parametrize("row", DEFAULTS, ids=name_of)
 
 
 # Under the `caffe train` command
@@ -124,7 +124,7 @@ def warnings_of(row, phase, iterations=3, **options):
 
 
 @pytest.mark.one_engine
-@each_loss
+@each_row
 def test_a_missing_loss_weight_is_warned_of_once_in_training(row):
     train, test = 0, 1
     (message,) = warnings_of(row, train, loss_weight=None)
@@ -145,7 +145,7 @@ CONSUMERS = {
 
 
 @pytest.mark.parametrize("kind", CONSUMERS)
-@each_loss
+@each_row
 def test_a_loss_that_gets_its_gradient_from_another_layer_is_not_warned_of(row, kind):
     layer = layer_of(row).replace("loss_weight: 1", "").replace('"loss"', '"own"')
     layer += (
@@ -171,7 +171,7 @@ def test_a_loss_whose_gradient_another_layer_multiplies_with_0_is_not_warned_of(
     """As a script does that lets a loss in later."""
     layer = euclidean().replace('top: "loss"', 'top: "own"')
     layer += 'layer { name: "loss" type: "Power" bottom: "own" top: "loss" loss_weight: 1 %s }'
-    row = row_with(next(each for each in LAYERS if each.name == "EuclideanLossLayer"))
+    row = row_with(LAYER["EuclideanLossLayer"])
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         net = loss_net(layer % "power_param { scale: 0 }", draw(row, (2, 3, 4)))
@@ -333,7 +333,7 @@ def test_the_shapes_here_have_several_parts():
     assert len(parts.parts(np.prod(train_with_snapshots.SHAPE))) >= 2
 
 
-@each_loss
+@each_row
 def test_loss_and_gradient_are_the_same_to_the_bit_for_any_number_of_threads(row, use_threads):
     inputs = draw(row, SEVERAL_PARTS)
     net = loss_net(layer_of(row), inputs)
@@ -344,7 +344,7 @@ def test_loss_and_gradient_are_the_same_to_the_bit_for_any_number_of_threads(row
         np.testing.assert_equal(loss_and_gradients(net), alone)
 
 
-@each_loss
+@each_row
 def test_two_nets_in_one_process_do_not_disturb_each_other(row):
     shapes = [SEVERAL_PARTS, (3, 3, 7, 11)]
     inputs = [draw(row, shape, seed) for seed, shape in enumerate(shapes)]

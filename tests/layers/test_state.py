@@ -8,12 +8,11 @@ import numpy as np
 import pytest
 
 from caffe_losses.loops import parts
-from support.layers import DEFAULTS, LAYERS, draw, expected, layer_of, name_of, row_with
+from support.layers import DEFAULTS, LAYER, draw, expected, layer_of, name_of, row_with
 from support.nets import fed, loss_and_gradients, loss_net
 from support.processes import run
 
 each_row = pytest.mark.parametrize("row", DEFAULTS, ids=name_of)
-LAYER = {layer.name: layer for layer in LAYERS}
 SHAPES = [(2, 3, 4), (2, 3, 4, 5), (1, 3, 6), (4, 3, 2, 2), (3, 3), (0, 3, 4)]
 
 

@@ -5,13 +5,12 @@ import warnings
 import caffe
 import pytest
 
-from support.layers import LAYERS, draw, layer_of, row_with
+from support.layers import LAYER, LAYERS, draw, layer_of, row_with
 from support.nets import fed, loss_net
 
 SHAPE = (2, 3, 4, 5)
 FIRST_BATCHES = 10
 BALANCED = [layer for layer in LAYERS if "balance" in layer.parameters]
-LAYER = {layer.name: layer for layer in LAYERS}
 each_balanced = pytest.mark.parametrize("layer", BALANCED, ids=lambda layer: layer.name)
 
 

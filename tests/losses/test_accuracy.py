@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from support.layers import LAYERS, draw, expected, layer_of, name_of, row_with
+from support.layers import LAYER, draw, expected, layer_of, name_of, row_with
 from support.nets import loss_and_gradients, loss_net
 
 SHAPE = (2, 1, 150, 151)  # several blocks, and a row that is not full
@@ -24,9 +24,6 @@ def confidently_right(score, label):
 
 def confidently_wrong(score, label):
     return np.abs(score) * (1 - 2 * label)
-
-
-LAYER = {layer.name: layer for layer in LAYERS}
 
 
 def with_each_normalization(layer, **parameters):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from support import tolerance
-from support.layers import LAYERS, ROWS, draw, expected, layer_of, name_of, row_with
+from support.layers import LAYER, LAYERS, ROWS, draw, expected, layer_of, name_of, row_with
 from support.nets import loss_and_gradients, loss_net
 from support.parameters import FLOAT32_MAX
 from support.processes import run
@@ -132,7 +132,7 @@ OF_SMALL_SIGMOIDS = {
 def test_a_sigmoid_below_the_smallest_normal_number_times_a_large_weight(large):
     """Right where a parameter or the loss weight is large; lost where the element's weight is."""
     factors = {"cls_weight": 1, "loss_weight": 1, "weight": 1, **OF_SMALL_SIGMOIDS[large]}
-    layer = {layer.name: layer for layer in LAYERS}["SigmoidCrossEntropyWeightLossLayer"]
+    layer = LAYER["SigmoidCrossEntropyWeightLossLayer"]
     row = row_with(layer, cls_weight=factors["cls_weight"])
     inputs = draw(row, SHAPE)
     inputs["score"][...] = np.linspace(87.5, 103, inputs["score"].size).reshape(SHAPE)
@@ -196,7 +196,7 @@ def test_the_size_of_weights_does_not_matter_where_their_sum_divides(row, size):
 
 def test_weights_divide_too_where_float32_holds_none_of_their_products_with_alpha():
     """A quarter of the smallest number, of labels that are all 1."""
-    row = row_with({layer.name: layer for layer in LAYERS}["SigmoidFocalLossLayer"])
+    row = row_with(LAYER["SigmoidFocalLossLayer"])
     row = row._replace(parameters={"normalization": "WEIGHT"})
     inputs = draw(row, SHAPE)
     inputs["label"][...] = 1

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from caffe_losses.layer import LossLayer
-from support.layers import DEFAULTS, draw, expected, layer_of, name_of
+from support.layers import DEFAULTS, LAYER, draw, expected, layer_of, name_of, row_with
 from support.nets import fed, input_layer, learned, loss_net, net_from
 
 SHAPE = (2, 3, 4, 5)
@@ -89,7 +89,7 @@ def test_a_diff_that_was_overwritten_after_forward_is_made_again(row, tampering,
 @pytest.mark.parametrize("tampering", TAMPERINGS)
 def test_a_large_diff_that_was_overwritten_after_forward_is_made_again(tampering):
     """Halving takes the same number from the bits of every element, here 2^20 times."""
-    row = next(row for row in DEFAULTS if row.layer.name == "EuclideanLossLayer")
+    row = row_with(LAYER["EuclideanLossLayer"])
     net = loss_net(layer_of(row), draw(row, (2**10, 1, 2**5, 2**5)))
     net.forward()
     backward(net)
@@ -185,7 +185,7 @@ def test_a_layer_that_rewrites_the_diff_in_place_leaves_later_gradients_right():
 
 def test_propagate_down_that_changes_is_obeyed():
     """Two losses that share a layer class and alternate between one and both gradients."""
-    row = next(row for row in DEFAULTS if row.layer.name == "EuclideanLossLayer")
+    row = row_with(LAYER["EuclideanLossLayer"])
     inputs = draw(row, SHAPE)
     text = "force_backward: true\n"
     text += "".join(input_layer(name, array.shape) for name, array in inputs.items())

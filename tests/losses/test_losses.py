@@ -11,6 +11,7 @@ from caffe_losses.loops import engine, parts
 from support.draws import Draw
 from support.layers import (
     DEFAULTS,
+    LAYER,
     LAYERS,
     ROWS,
     Row,
@@ -27,7 +28,7 @@ from support.nets import fed, input_layer, learned, loss_and_gradients, loss_net
 SHAPE = (2, 3, 4, 5)
 
 every_row = pytest.mark.parametrize("row", ROWS, ids=name_of)
-each_layer = pytest.mark.parametrize("row", DEFAULTS, ids=name_of)
+each_row = pytest.mark.parametrize("row", DEFAULTS, ids=name_of)
 
 
 def for_each(cases):
@@ -109,14 +110,14 @@ def test_very_many_channels(row):
     assert_matches(row, loss_net(layer_of(row), inputs), inputs)
 
 
-@each_layer
+@each_row
 def test_gradient_is_multiplied_by_loss_weight_and_the_loss_is_not(row):
     inputs = draw(row, SHAPE)
     net = loss_net(layer_of(row, loss_weight=-2.5), inputs)
     assert_matches(row, net, inputs, loss_weight=-2.5)
 
 
-@each_layer
+@each_row
 def test_gradients_go_only_where_propagate_down_asks_for_them(row):
     inputs = draw(row, SHAPE)
     for wanted in inputs:
@@ -130,14 +131,14 @@ def test_gradients_go_only_where_propagate_down_asks_for_them(row):
         assert all(np.isnan(gradient).all() for gradient in gradients.values())
 
 
-@each_layer
+@each_row
 def test_test_phase_gives_the_same_loss(row):
     inputs = draw(row, SHAPE)
     net = loss_net(layer_of(row), inputs, caffe.TEST)
     np.testing.assert_allclose(net.forward()["loss"], expected(row, inputs)[0], rtol=2e-6)
 
 
-@each_layer
+@each_row
 def test_test_phase_computes_no_gradient(row):
     inputs = draw(row, SHAPE)
     net = loss_net(layer_of(row), inputs, caffe.TEST)
@@ -148,7 +149,7 @@ def test_test_phase_computes_no_gradient(row):
         assert (net.blobs[name].diff == 7).all()
 
 
-@each_layer
+@each_row
 def test_shapes_may_change_between_iterations(row):
     net = loss_net(layer_of(row), draw(row, SHAPE))
     for seed, shape in enumerate(
@@ -212,7 +213,7 @@ def exchanged(monkeypatch):
     return sizes
 
 
-@each_layer
+@each_row
 def test_an_empty_batch_exchanges_as_many_counts_with_other_ranks(row, exchanged):
     net = loss_net(layer_of(row), draw(row, SHAPE))
     net.forward()
@@ -240,7 +241,7 @@ def test_counts_of_balanced_batches_are_as_many_for_an_empty_one(row, balance, e
     assert exchanged[0] == exchanged[1]
 
 
-@each_layer
+@each_row
 def test_the_test_phase_exchanges_nothing_with_other_ranks(row, exchanged):
     """Rank 0 alone tests: the others would wait for ever."""
     net = loss_net(layer_of(row), draw(row, SHAPE), caffe.TEST)
@@ -254,7 +255,7 @@ def test_several_ranks_have_the_batch_in_training_alone(phase, ranks, monkeypatc
     """Three ranks with the same images: the mean of their gradients is that of all images."""
     monkeypatch.setattr(batch_counts, "_mean", lambda own: own)
     monkeypatch.setattr(batch_counts, "_ranks", 3)
-    (layer,) = (one for one in LAYERS if one.name == "DiceLossLayer")
+    layer = LAYER["DiceLossLayer"]
     row = row_with(layer)
     inputs = draw(row, SHAPE)
     loss, gradients = loss_and_gradients(loss_net(layer_of(row), inputs, phase))
@@ -309,7 +310,7 @@ def test_an_image_without_both_classes_gives_zero_and_not_nan(row, name, value):
 
 def test_balance_by_channel_is_the_mean_of_the_channels_alone():
     """Each channel of a batch as a batch of its own: P and Q are counted in it alone."""
-    (layer,) = (one for one in LAYERS if one.name == "WeightedSigmoidCrossEntropyLossLayer")
+    layer = LAYER["WeightedSigmoidCrossEntropyLossLayer"]
     inputs = draw(row_with(layer), (20, 3, 5))
     inputs["label"][...] = 0
     inputs["label"][:1, 0] = inputs["label"][:9, 1] = 1  # none in the last channel
@@ -328,7 +329,7 @@ def test_balance_by_channel_is_the_mean_of_the_channels_alone():
 
 
 def test_a_mask_for_all_channels_counts_the_same_by_channel_and_by_batch():
-    (layer,) = (one for one in LAYERS if one.name == "WeightedEuclideanLossLayer")
+    layer = LAYER["WeightedEuclideanLossLayer"]
     inputs = draw(row_with(layer), SHAPE)
     by_channel, by_batch = (
         loss_and_gradients(loss_net(layer_of(row_with(layer, balance=balance)), inputs))

@@ -5,11 +5,10 @@ import pytest
 
 from caffe_losses import losses
 from support import oracle
-from support.layers import LAYERS, layer_of, row_with
+from support.layers import LAYER, layer_of, row_with
 from support.nets import loss_and_gradients, loss_net
 
 SHAPE = (2, 3, 5, 7)
-LAYER = {layer.name: layer for layer in LAYERS}
 BOTH = pytest.mark.parametrize("name", ["DiceLossLayer", "TverskyLossLayer"])
 ACTIVATIONS = pytest.mark.parametrize("activation", ["none", "sigmoid", "softmax"])
 

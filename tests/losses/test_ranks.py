@@ -18,7 +18,7 @@ SHAPE = (RANKS, 3, 4, 5)
 def on_ranks(row, inputs):
     """Loss and gradient to the first bottom of ranks that have an image each."""
     layer = getattr(importlib.import_module(row.layer.module), row.layer.name)
-    settings = parameters.check(layer.__name__, dict(row.parameters), layer.loss.parameters)
+    settings = parameters.checked(layer.__name__, dict(row.parameters), layer.loss.parameters)
     settings.pop("check_labels", None)
     meeting, own = threading.Barrier(RANKS), [()] * RANKS
     gradient = np.empty(SHAPE, np.float32)

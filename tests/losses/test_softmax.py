@@ -8,10 +8,9 @@ import pytest
 from caffe_losses import elementary, losses
 from caffe_losses.loops import engine
 from support import oracle
-from support.layers import LAYERS, draw, expected, layer_of, row_with
+from support.layers import LAYER, draw, expected, layer_of, row_with
 from support.nets import loss_and_gradients, loss_net
 
-LAYER = {layer.name: layer for layer in LAYERS}
 SMALLEST_NORMAL = np.finfo(np.float32).tiny
 EVERY = int(os.environ.get("EVERY_FLOAT", 1009))
 

@@ -555,6 +555,7 @@ LAYERS = [
         tolerance=tolerance.of_ranks,
     ),
 ]
+LAYER = {layer.name: layer for layer in LAYERS}
 
 # The rows
 

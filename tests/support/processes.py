@@ -10,8 +10,9 @@ Paths = Sequence[Union[str, Path]]
 
 
 def environment(python_path: Paths = (ROOT, ROOT / "tests"), **variables: str) -> Dict[str, str]:
-    """This process's environment with these variables, and folders to import from."""
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, python_path)), **variables}
+    """This process's environment with these variables, and folders to import from first."""
+    folders = [*map(str, python_path), *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(folders), **variables}
 
 
 def run(
