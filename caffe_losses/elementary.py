@@ -60,11 +60,11 @@ def where(condition: Number, first: Number, second: Number) -> Number:
     """The first number where the condition holds, the second elsewhere; both are computed."""
     # NumPy's where jumps at each element, and takes four times as long as this where half of the
     # jumps are mispredicted.
-    kind = np.result_type(first, second)
-    bits = {4: np.int32, 8: np.int64}[kind.itemsize]
+    dtype = np.result_type(first, second)
+    bits = {4: np.int32, 8: np.int64}[dtype.itemsize]
     ones = np.negative(condition.view(np.int8)).astype(bits)
-    first, second = (np.asarray(number, kind).view(bits) for number in (first, second))
-    return (second ^ ((first ^ second) & ones)).view(kind)
+    first, second = (np.asarray(number, dtype).view(bits) for number in (first, second))
+    return (second ^ ((first ^ second) & ones)).view(dtype)
 
 
 def absolute(z: Number) -> Number:

@@ -190,7 +190,7 @@ class SoftmaxFocalLossLayer(LossLayer):
     place of the sigmoid, as in most FocalLoss layers that were written for Caffe.
     """
 
-    loss = losses.softmax_focal_loss
+    loss = losses.softmax_focal
 
 
 class SoftmaxWithLossOHEMLayer(LossLayer):

@@ -88,9 +88,9 @@ class Evaluation:
         shape = batch_channel_position(prediction.shape)
         x, t = prediction.reshape(shape), target.reshape(shape)
 
-        def loop(kind: Any) -> float:
-            blobs = self.blobs(x, t, np.asarray(parameter, kind), parameter_factor)
-            result, self.bits = pointwise(formula, blobs, weights, kind)
+        def loop(dtype: Any) -> float:
+            blobs = self.blobs(x, t, np.asarray(parameter, dtype), parameter_factor)
+            result, self.bits = pointwise(formula, blobs, weights, dtype)
             return result
 
         return self.run(loop)
@@ -100,7 +100,7 @@ class Evaluation:
     ) -> float:
         """The weighted sum of a formula of sums over axis 1; both arrays are (N, C, S)."""
         blobs = self.blobs(prediction, target, NO_PARAMETER)
-        return self.run(lambda kind: channel_sum(formula, blobs, weight, kind))
+        return self.run(lambda dtype: channel_sum(formula, blobs, weight, dtype))
 
     def along_axis(
         self,
@@ -123,20 +123,20 @@ class Evaluation:
         """
         gradient = self.gradients[0] if self.gradients else None
 
-        def loop(kind: Any) -> float:
+        def loop(dtype: Any) -> float:
             scores = Scores(
                 score,
                 label,
                 weight,
                 NO_ARRAY if gradient is None else gradient.reshape(score.shape),
                 value,
-                of_class.astype(kind),
-                smooth.astype(kind, copy=False),
+                of_class.astype(dtype),
+                smooth.astype(dtype, copy=False),
                 label_to_ignore(ignore_label),
                 np.float32(gamma),
                 np.float32(self.loss_weight),
             )
-            result, self.bits = along_axis(formula, scores, kind)
+            result, self.bits = along_axis(formula, scores, dtype)
             return result
 
         return self.run(loop)

@@ -44,7 +44,7 @@ from caffe_losses.parameters import (
 )
 from caffe_losses.softmax_losses import (
     FOCAL_NORMALIZATION,
-    softmax_focal_loss,
+    softmax_focal,
     softmax_ohem,
     weighted_softmax,
 )
@@ -70,7 +70,7 @@ __all__ = [
     "lovasz_softmax",
     "sigmoid_focal",
     "smooth_l1",
-    "softmax_focal_loss",
+    "softmax_focal",
     "softmax_ohem",
     "tversky",
     "weighted_cross_entropy",
@@ -415,7 +415,7 @@ def sigmoid_focal(
     of_positive, of_negative = (1, 1) if alpha is None else (alpha, 1 - alpha)
     of_element = positions_of(weight, score.shape)
     weights = of_classes(of_positive, of_negative, layout, of_element, ignore_label)
-    total = sum_of(weights, layout) if normalization == "WEIGHT" else 0
+    total = sum_of_weights(weights, layout) if normalization == "WEIGHT" else 0
     means = evaluation.mean_over_ranks(
         batch_size(score), label.size, positive + negative, positive, total
     )
@@ -427,7 +427,7 @@ def sigmoid_focal(
     return evaluation.pointwise(formula, score, label, weights, [gamma])
 
 
-def sum_of(weights: Weights, label: np.ndarray) -> float:
+def sum_of_weights(weights: Weights, label: np.ndarray) -> float:
     """The sum of what all elements weigh; in float64 where float32 has too few digits for it."""
     total = Evaluation("sum").pointwise(formulas.unit, label, label, weights)
     if total == 0 or is_extreme(total):

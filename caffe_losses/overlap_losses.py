@@ -214,8 +214,8 @@ def overlap_loss(
         out = gradient.reshape(shape)
         evaluation.allow_for(float(np.add.reduce(groups, None)))
 
-        def write(kind: Any) -> float:
-            table = in_float32 if kind == np.float32 else coefficients
+        def write(dtype: Any) -> float:
+            table = in_float32 if dtype == np.float32 else coefficients
             return 0 if write_gradient(activation, formula, masks, table, out) else math.nan
 
         evaluation.run(write)
@@ -310,9 +310,9 @@ def lovasz_softmax(
     counts = positives > 0 if classes == "present" else np.ones_like(positives, bool)
     weights = counts / (np.maximum(counts.sum(1, keepdims=True), 1) * (groups or 1))
     if evaluation.gradients:
-        kind = np.float64 if evaluation.has_extremes else np.float32
+        dtype = np.float64 if evaluation.has_extremes else np.float32
         with np.errstate(under="ignore"):
-            factors = (weights * evaluation.loss_weight).astype(kind)
+            factors = (weights * evaluation.loss_weight).astype(dtype)
         take_derivatives_through_softmax(margins, scores, factors)
     return float((losses * weights).sum())
 

@@ -9,6 +9,7 @@ from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence
 
 import numpy as np
 
+from caffe_losses import formulas
 from caffe_losses.checks import (
     Shape,
     product,
@@ -17,7 +18,6 @@ from caffe_losses.checks import (
     require_number_for_each_channel,
     require_positions,
 )
-from caffe_losses.formulas import softmax_cross_entropy, softmax_focal
 from caffe_losses.loops.along_axis import Formula
 from caffe_losses.loops.counting import ClassCounts, count_classes
 from caffe_losses.loss import NO_CLASSES, NO_POSITIONS, Evaluation, Loss, loss
@@ -172,7 +172,9 @@ def weighted_softmax(
     """
     positions = softmax_positions(evaluation, class_weight, *bottoms, **settings)
     of_class = positions.of_class / divisor_of(evaluation, positions, normalization)
-    return sum_over(evaluation, positions, softmax_cross_entropy, of_class, label_smoothing)
+    return sum_over(
+        evaluation, positions, formulas.softmax_cross_entropy, of_class, label_smoothing
+    )
 
 
 @softmax_loss(
@@ -180,7 +182,7 @@ def weighted_softmax(
     gamma=Number(2, minimum=0, maximum=100),
     normalization=FOCAL_NORMALIZATION,
 )
-def softmax_focal_loss(
+def softmax_focal(
     evaluation: Evaluation,
     *bottoms: np.ndarray,
     alpha: Optional[Sequence[float]],
@@ -195,7 +197,7 @@ def softmax_focal_loss(
     """
     positions = softmax_positions(evaluation, alpha, *bottoms, **settings)
     of_class = positions.of_class / divisor_of(evaluation, positions, normalization)
-    return sum_over(evaluation, positions, softmax_focal, of_class, gamma=gamma)
+    return sum_over(evaluation, positions, formulas.softmax_focal, of_class, gamma=gamma)
 
 
 @softmax_loss(
@@ -225,7 +227,7 @@ def softmax_ohem(
     everything = sum_over(
         Evaluation(evaluation.name),
         positions,
-        softmax_cross_entropy,
+        formulas.softmax_cross_entropy,
         positions.of_class,
         value=entropy,
     )
@@ -236,7 +238,7 @@ def softmax_ohem(
     own = positions.weight if positions.weight.size else np.float32(1)
     of_kept = positions._replace(weight=np.where(kept, own, np.float32(0)))
     of_class = positions.of_class / (number or 1)
-    return sum_over(evaluation, of_kept, softmax_cross_entropy, of_class, label_smoothing)
+    return sum_over(evaluation, of_kept, formulas.softmax_cross_entropy, of_class, label_smoothing)
 
 
 def hardest(

@@ -60,14 +60,14 @@ SCORES = 2 * BLOCK
 TILE = 16 * STRETCH
 
 
-def along_axis(formula: Formula, scores: Scores, kind: Any = np.float32) -> Result:
+def along_axis(formula: Formula, scores: Scores, dtype: Any = np.float32) -> Result:
     """The weighted sum of a formula over all positions; writes the gradient and the values.
 
     The sum is not finite where a bottom is not, whatever that position weighs, or where the
-    gradient overflows. With `kind` float64 NumPy computes in that precision.
+    gradient overflows. With `dtype` float64 NumPy computes in that precision.
     """
-    if kind == np.float64:
-        return run_blocks(formula, scores, kind)
+    if dtype == np.float64:
+        return run_blocks(formula, scores, dtype)
     return loop(formula)(scores)
 
 
@@ -87,12 +87,12 @@ def class_of(label: Any, classes: Any, ignore_label: Any) -> Any:
 # NumPy
 
 
-def run_blocks(formula: Formula, scores: Scores, kind: Any = np.float32) -> Result:
+def run_blocks(formula: Formula, scores: Scores, dtype: Any = np.float32) -> Result:
     """NumPy's loop."""
 
     def run_block(index: Tuple[slice, slice]) -> float:
         with np.errstate(all="ignore"):  # it holds for one thread alone
-            return run_block_of(formula, scores, kind, *index)
+            return run_block_of(formula, scores, dtype, *index)
 
     return Result(total(for_each_part(run_block, blocks(scores.score.shape))), ())
 
@@ -110,12 +110,12 @@ def blocks(shape: Tuple[int, int, int]) -> List[Tuple[slice, slice]]:
 
 
 def run_block_of(
-    formula: Formula, scores: Scores, kind: Any, images: slice, positions: slice
+    formula: Formula, scores: Scores, dtype: Any, images: slice, positions: slice
 ) -> float:
     """The weighted sum over a block."""
-    x = scores.score[images, :, positions].astype(kind, copy=False)
-    label = scores.label[images, positions].astype(kind)
-    number = class_of(label, kind(x.shape[1]), scores.ignore_label)
+    x = scores.score[images, :, positions].astype(dtype, copy=False)
+    label = scores.label[images, positions].astype(dtype)
+    number = class_of(label, dtype(x.shape[1]), scores.ignore_label)
     counts = number >= 0
     own_class = np.maximum(number, 0).astype(np.intp)
     # Where the label's class stands among all elements of the block.
@@ -126,23 +126,23 @@ def run_block_of(
     e = exponential_of_difference(x, largest[:, np.newaxis])
     own = e.take(here)
     e.put(here, 0)
-    others = e.sum(axis=1, dtype=np.float64).astype(kind)
+    others = e.sum(axis=1, dtype=np.float64).astype(dtype)
     margin = x.take(here) - largest
-    value, of_others, of_own = formula(own, others, margin, kind(scores.gamma))
+    value, of_others, of_own = formula(own, others, margin, dtype(scores.gamma))
 
-    unit = counts.astype(kind) + (label - label)
+    unit = counts.astype(dtype) + (label - label)
     if scores.weight.size:
-        weight = scores.weight[images, positions].astype(kind, copy=False)
-        unit = where(counts, weight, ZERO).astype(kind) + (label - label) + (weight - weight)
-    weight = unit * scores.of_class.astype(kind)[own_class]
+        weight = scores.weight[images, positions].astype(dtype, copy=False)
+        unit = where(counts, weight, ZERO).astype(dtype) + (label - label) + (weight - weight)
+    weight = unit * scores.of_class.astype(dtype)[own_class]
     result = weight * value
     scale = weight * scores.loss_weight
     of_others, of_own = scale * of_others, scale * of_own
     if scores.smooth.size:
-        smooth, others_of = smooth_of(scores.smooth, kind)
+        smooth, others_of = smooth_of(scores.smooth, dtype)
         distances = (smooth * (largest[:, np.newaxis] - x)).sum(axis=1, dtype=np.float64)
         logarithm = (smooth[0] + others_of[0]) * log_of_sum(own, others)
-        result = result + unit * (distances + logarithm).astype(kind)
+        result = result + unit * (distances + logarithm).astype(dtype)
         share = unit * scores.loss_weight / (own + others)
         of_label = smooth[:, 0][own_class], others_of[:, 0][own_class]
         of_own = of_own + share * smoothing_derivative(own, others, *of_label)
@@ -160,10 +160,10 @@ def run_block_of(
     return float(result.sum(dtype=np.float64))
 
 
-def smooth_of(smooth: np.ndarray, kind: Any) -> Tuple[np.ndarray, np.ndarray]:
+def smooth_of(smooth: np.ndarray, dtype: Any) -> Tuple[np.ndarray, np.ndarray]:
     """What -ln p_c weighs for each class c, and for all other classes together, both (K, 1)."""
     weights = smooth.astype(np.float64)[:, np.newaxis]
-    return weights.astype(kind), (weights.sum() - weights).astype(kind)
+    return weights.astype(dtype), (weights.sum() - weights).astype(dtype)
 
 
 def rest_of(e: np.ndarray, own: np.ndarray, others: np.ndarray) -> np.ndarray:

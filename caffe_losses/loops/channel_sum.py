@@ -13,7 +13,7 @@ from caffe_losses.loops.pointwise import (
     Blobs,
     Formula,
     compiled_formula,
-    run_row,
+    run_stretch,
     store,
     with_parameter,
 )
@@ -24,14 +24,14 @@ from caffe_losses.weights import weighted
 Loop = Callable[[Blobs, float], float]
 
 
-def channel_sum(formula: Formula, blobs: Blobs, weight: float, kind: Any = np.float32) -> float:
+def channel_sum(formula: Formula, blobs: Blobs, weight: float, dtype: Any = np.float32) -> float:
     """The sum of weight * value(d, 0) over n and s, where d is the sum over c of x - t.
 
     Sums may cancel, so d is summed in float64. The result is not finite where a bottom is not, or
-    where the gradient overflows. With `kind` float64 NumPy computes in that precision.
+    where the gradient overflows. With `dtype` float64 NumPy computes in that precision.
     """
-    if kind == np.float64:
-        return run_blocks(formula, blobs, weight, kind)
+    if dtype == np.float64:
+        return run_blocks(formula, blobs, weight, dtype)
     return loop(formula)(blobs, weight)
 
 
@@ -42,17 +42,17 @@ def loop(formula: Formula) -> Loop:
     return engine.loop(lambda: compiled_loop(formula), plain)
 
 
-def run_blocks(formula: Formula, blobs: Blobs, weight: float, kind: Any = np.float32) -> float:
+def run_blocks(formula: Formula, blobs: Blobs, weight: float, dtype: Any = np.float32) -> float:
     """NumPy's loop."""
     of_three = with_parameter(formula)
     batch, _, positions = blobs.prediction.shape
-    zero, one, factor, loss_weight = map(kind, (0, 1, weight, blobs.loss_weight))
+    zero, one, factor, loss_weight = map(dtype, (0, 1, weight, blobs.loss_weight))
 
     def run_block(index: Index) -> float:
         index = (index[0], slice(None), index[2])
         with np.errstate(all="ignore"):  # it holds for one thread alone
             sums = (array[index].sum(1, np.float64, keepdims=True) for array in blobs[:2])
-            difference = np.subtract(*sums).astype(kind)
+            difference = np.subtract(*sums).astype(dtype)
             value, gradient = weighted(of_three, difference, zero, one, factor, loss_weight)
             store(blobs, index, gradient)
             return float(value.sum(dtype=np.float64))
@@ -96,7 +96,7 @@ def run_sums(blobs: Blobs, weight: Any, start: int, stop: int) -> float:
         step = min(ROW, stop - start, ROW if positions == 1 else positions - position)
         sum_differences(sums[:step], blobs.prediction, blobs.target, image, position)
         copy(difference[:step], sums[:step], 1)
-        result += run_row(
+        result += run_stretch(
             difference[:step],
             target[:step],
             parameter[:step],

@@ -111,33 +111,33 @@ def blocks_for(activation: str, masks: Masks) -> Any:
     return cut(masks.prediction.shape)
 
 
-def label_of_block(masks: Masks, index: Index, kind: Any) -> np.ndarray:
+def label_of_block(masks: Masks, index: Index, dtype: Any) -> np.ndarray:
     """The label of each element of a block, as a fraction."""
     label = part_of(masks.label, index)
     if are_class_numbers(masks):
         label = label == np.arange(index[1].start, index[1].stop)[:, np.newaxis]
-    return label.astype(kind, copy=False)
+    return label.astype(dtype, copy=False)
 
 
-def weight_of_block(activation: str, masks: Masks, index: Index, kind: Any) -> np.ndarray:
+def weight_of_block(activation: str, masks: Masks, index: Index, dtype: Any) -> np.ndarray:
     """What the elements of a block weigh; it broadcasts to the block."""
     valid = part_of(masks.label, index) != masks.ignore_label
     if activation == "softmax":
         valid = valid.all(1, keepdims=True)
-    weight = valid.astype(kind)
+    weight = valid.astype(dtype)
     return weight * part_of(masks.weight, index) if masks.weight.size else weight
 
 
 def sum_blocks(
-    activation: str, formula: Formula, masks: Masks, kind: Any = np.float32
+    activation: str, formula: Formula, masks: Masks, dtype: Any = np.float32
 ) -> np.ndarray:
     """NumPy's loop for the sums."""
 
     def sum_block(index: Index) -> Tuple[Index, np.ndarray]:
         with np.errstate(all="ignore"):  # it holds for one thread alone
-            x = masks.prediction[index].astype(kind, copy=False)
-            g = label_of_block(masks, index, kind)
-            weight = weight_of_block(activation, masks, index, kind)
+            x = masks.prediction[index].astype(dtype, copy=False)
+            g = label_of_block(masks, index, dtype)
+            weight = weight_of_block(activation, masks, index, dtype)
             p, q = softmax(x)[:2] if activation == "softmax" else ELEMENTWISE[activation][0](x)
             first, *others = formula(p, q, g)
             terms = [weight * first + (x - x), *(weight * other for other in others)]
@@ -153,13 +153,13 @@ def write_blocks(
     activation: str, masks: Masks, coefficients: np.ndarray, gradient: np.ndarray
 ) -> bool:
     """NumPy's loop for the gradient."""
-    kind = coefficients.dtype
+    dtype = coefficients.dtype
 
     def write_block(index: Index) -> bool:
         with np.errstate(all="ignore"):
-            x = masks.prediction[index].astype(kind, copy=False)
-            g = label_of_block(masks, index, kind)
-            weight = weight_of_block(activation, masks, index, kind)
+            x = masks.prediction[index].astype(dtype, copy=False)
+            g = label_of_block(masks, index, dtype)
+            weight = weight_of_block(activation, masks, index, dtype)
             own = [
                 part_of(table[:, :, np.newaxis], index) for table in np.rollaxis(coefficients, 2)
             ]

@@ -53,14 +53,14 @@ BLOB = np.zeros((1, 1, 1), np.float32)
 EXAMPLE = Blobs(BLOB, BLOB, BLOB, BLOB, NO_PARAMETER, BLOB, ONE), uniform(1)
 
 
-def pointwise(formula: Formula, blobs: Blobs, weights: Weights, kind: Any = np.float32) -> Result:
+def pointwise(formula: Formula, blobs: Blobs, weights: Weights, dtype: Any = np.float32) -> Result:
     """The sum of weight * value; writes loss_weight * weight * derivative as the gradient.
 
     The sum is not finite where a bottom is not, whatever that element weighs, or where the gradient
-    overflows. With `kind` float64 NumPy computes in that precision.
+    overflows. With `dtype` float64 NumPy computes in that precision.
     """
-    if kind == np.float64:
-        return run_blocks(formula, blobs, weights, kind)
+    if dtype == np.float64:
+        return run_blocks(formula, blobs, weights, dtype)
     channels = blobs.prediction.shape[1]
     is_shared = weights.any_channel or weights.mask.shape[1] == 1 < channels
     return loop(formula, is_shared)(blobs, weights)
@@ -85,19 +85,19 @@ def with_parameter(formula: Formula) -> Formula:
 # NumPy
 
 
-def run_blocks(formula: Formula, blobs: Blobs, weights: Weights, kind: Any = np.float32) -> Result:
+def run_blocks(formula: Formula, blobs: Blobs, weights: Weights, dtype: Any = np.float32) -> Result:
     """NumPy's loop."""
     of_three = with_parameter(formula)
-    parameters = blobs.parameter.reshape(1, -1, 1).astype(kind)
+    parameters = blobs.parameter.reshape(1, -1, 1).astype(dtype)
 
     def run_block(index: Index) -> float:
-        x, t = (array[index].astype(kind, copy=False) for array in blobs[:2])
+        x, t = (array[index].astype(dtype, copy=False) for array in blobs[:2])
         with np.errstate(all="ignore"):  # it holds for one thread alone
-            weight = weight_of_block(weights, t, index, kind)
+            weight = weight_of_block(weights, t, index, dtype)
             parameter = part_of(parameters, index)
             if blobs.parameter_factor.size:
                 parameter = parameter * part_of(blobs.parameter_factor, index)
-            value, gradient = weighted(of_three, x, t, parameter, weight, kind(blobs.loss_weight))
+            value, gradient = weighted(of_three, x, t, parameter, weight, dtype(blobs.loss_weight))
             store(blobs, index, gradient)
             return float(value.sum(dtype=np.float64))
 
@@ -118,11 +118,11 @@ def part_of(operand: np.ndarray, index: Index) -> np.ndarray:
     return operand[tuple(part if size > 1 else slice(1) for part, size in parts)]
 
 
-def weight_of_block(weights: Weights, target: np.ndarray, index: Index, kind: Any) -> np.ndarray:
+def weight_of_block(weights: Weights, target: np.ndarray, index: Index, dtype: Any) -> np.ndarray:
     """What the elements of a block weigh; it broadcasts to the block."""
-    weight = part_of(weights.positive[:, :, np.newaxis], index).astype(kind)
+    weight = part_of(weights.positive[:, :, np.newaxis], index).astype(dtype)
     if weights.mask.size:
-        negative = part_of(weights.negative[:, :, np.newaxis], index).astype(kind)
+        negative = part_of(weights.negative[:, :, np.newaxis], index).astype(dtype)
         mask = part_of(weights.mask, index)
         if weights.any_channel:
             mask = np.any(weights.mask[index[0], :, index[2]] != 0, axis=1, keepdims=True)

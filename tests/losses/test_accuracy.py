@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from support.layers import LAYER, draw, expected, layer_of, name_of, row_with
-from support.nets import loss_and_gradients, loss_net
+from support.nets import fed, loss_and_gradients, loss_net
 
 SHAPE = (2, 1, 150, 151)  # several blocks, and a row that is not full
 SMALLEST_NORMAL = np.finfo(np.float32).tiny
@@ -64,6 +64,28 @@ def test_a_blob_of_equal_scores(score):
     inputs = {"score": np.full(SHAPE, score, np.float32), "label": np.zeros(SHAPE, np.float32)}
     loss, _ = loss_and_gradients(loss_net(layer_of(row), inputs))
     np.testing.assert_allclose(loss, expected(row, inputs)[0], rtol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        "EuclideanLossLayer",
+        "ChannelSumEuclideanLossLayer",
+        "SigmoidCrossEntropyWeightLossLayer",
+        "WeightedSoftmaxWithLossLayer",
+        "DiceLossLayer",
+    ],
+)
+def test_equal_positions_of_any_number(layer):
+    """Also those that are left over after whole vectors of LLVM's."""
+    row = row_with(LAYER[layer], optional=False)
+    one = draw(row, (1, 2, 1))
+    net = loss_net(layer_of(row), one)
+    for positions in range(1, 300):
+        inputs = {name: array.repeat(positions, axis=-1) for name, array in one.items()}
+        loss, _ = loss_and_gradients(fed(net, inputs))
+        np.testing.assert_allclose(loss, expected(row, inputs)[0], rtol=1e-6)
+    assert loss
 
 
 @pytest.mark.parametrize("scale", [1e-12, 0.01, 1, 30, 1e4])

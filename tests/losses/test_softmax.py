@@ -58,9 +58,19 @@ def test_scores_of_any_size(row, classes, scale, arranged):
 @pytest.mark.parametrize("gamma", [0, 0.5, 1, 2, 5])
 def test_focal_loss_at_a_probability_of_exactly_one_and_zero(gamma):
     score = np.float32([[0, -2000, -2000], [-2000, 0, -2000], [0, -2000, -2000]])
-    loss, gradient = losses.softmax_focal_loss(score, [0, 0, 2], gamma=gamma, normalization="NONE")
+    loss, gradient = losses.softmax_focal(score, [0, 0, 2], gamma=gamma, normalization="NONE")
     assert loss == 4000
     np.testing.assert_array_equal(gradient, [[0, 0, 0], [-1, 1, 0], [1, 0, -1]])
+
+
+@pytest.mark.parametrize("others", [0, -5])
+def test_equal_scores_of_any_number_of_other_classes(others):
+    """Also those that are left over after whole vectors of LLVM's."""
+    for classes in range(2, 400):
+        score = np.full((1, classes), others, np.float32)
+        score[0, 1] = 1
+        loss, _ = losses.weighted_softmax(score, [1])
+        np.testing.assert_allclose(loss, np.log1p((classes - 1) * np.exp(others - 1.0)), rtol=1e-6)
 
 
 def test_a_blob_of_equal_scores_that_are_confidently_right():

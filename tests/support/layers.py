@@ -454,7 +454,7 @@ LAYERS = [
     Layer(
         "caffe_losses.layers",
         "SoftmaxFocalLossLayer",
-        oracle.softmax_focal_loss,
+        oracle.softmax_focal,
         [SCORE, CLASS_LABEL, POSITION_WEIGHT],
         {
             "alpha": NumberForEachChannel(0.25, [1, 10, 0.5], minimum=0),

@@ -483,7 +483,7 @@ def softmax_coefficients(
     return u[:, np.newaxis] * w * q / D
 
 
-def softmax_focal_loss(
+def softmax_focal(
     score: np.ndarray,
     label: np.ndarray,
     weight: Optional[np.ndarray] = None,
