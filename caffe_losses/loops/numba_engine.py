@@ -252,7 +252,7 @@ def log1p(e: Any) -> Any:
     u = e - HALF
     square = u * u
     fourth = square * square
-    low = (L0 + L1 * u) + square * (L2 + L3 * u)
+    low = L0 + (L1 * u + square * (L2 + L3 * u))
     high = (L4 + L5 * u) + square * (L6 + L7 * u) + fourth * L8
     return e * (low + fourth * high)
 
