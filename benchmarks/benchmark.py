@@ -32,6 +32,7 @@ from contestants import LOSSES, Contestant, contestants  # noqa: E402
 from caffe_losses.__main__ import engine  # noqa: E402
 
 PLOTTED_SIZES = [64, 1000, 10**4, 10**5, 10**6, 10**7, 10**8]
+SIZES_TO_COMPARE = [round(1000 * 2 ** (step / 2)) for step in range(26)]  # to 5.8 million
 Times = Dict[str, float]
 
 
@@ -141,6 +142,22 @@ def times_by_size(rounds: int) -> List[Dict[str, Any]]:
     return results
 
 
+def break_even(titles: List[str], rounds: int) -> None:
+    """Prints the size of blob from which on a layer takes less time than Caffe's, within a step."""
+    for title in titles:
+        loss = LOSSES[title]
+        channels = max(loss.shapes, key=np.prod)[1]
+        for size in SIZES_TO_COMPARE:
+            inputs = loss.draw(np.random.RandomState(0), (1, channels, size // channels, 1))
+            entries = contestants(loss, inputs)
+            times = measure({name: entries[name] for name in ("layer", "Caffe")}, rounds)
+            if times["layer"] < times["Caffe"]:
+                print(f"{title}: {size}", flush=True)
+                break
+        else:
+            print(f"{title}: none up to {size}", flush=True)
+
+
 # What the tables call the contestants, and their colors (Okabe and Ito's).
 PLOTTED = {
     "Caffe": ("Caffe's SigmoidCrossEntropyLoss", "#D55E00"),
@@ -213,9 +230,18 @@ def main() -> None:
     parser.add_argument("--json", default=os.path.join(ROOT, "build", "benchmark.json"))
     parser.add_argument("--plot", default=os.path.join(ROOT, "docs", "time-by-size.png"))
     parser.add_argument("--only", nargs="+", choices=list(LOSSES), metavar="LOSS", help="no plot")
+    parser.add_argument(
+        "--break-even",
+        action="store_true",
+        help="only the sizes from which on the layers are faster than Caffe's, on one thread",
+    )
     arguments = parser.parse_args()
     cores = len(os.sched_getaffinity(0))
     print(f"Caffe {caffe.__version__}, {engine()}, {cores} cores, {platform.machine()}")
+    if arguments.break_even:
+        set_threads(1)
+        break_even(arguments.only or list(LOSSES), arguments.rounds)
+        return
     results = run(arguments.only or list(LOSSES), arguments.rounds, sorted({1, cores}))
     if not arguments.only:
         set_threads(cores)
