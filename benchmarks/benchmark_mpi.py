@@ -1,6 +1,6 @@
 """Measures data-parallel training on this machine and says how far it would scale.
 
-    python3 benchmarks/benchmark_mpi.py [--out build/benchmark_mpi.json]
+    tools/with-caffe python3 benchmarks/benchmark_mpi.py [--out build/benchmark_mpi.json]
 
 Runs mpirun for each net with 1 and 2 ranks, with the gradients averaged in one piece after backward
 and in buckets during it, and lets Open MPI count the bytes. docs/scaling.md explains the tables.

@@ -6,8 +6,9 @@ target is what a Canny detector finds at full resolution, not what a person has 
 learn to imitate it. Compares the predictions on photographs that are held out.
 
 Leaves in the output folder: results.json and edges.png; train.h5; and for each training a folder
-with the prototxt of solver and net, and snapshots. `PYTHONPATH=. caffe train -solver
-build/edges/balanced/solver.prototxt` trains as well.
+with the prototxt of solver and net, and snapshots. Caffe's own command trains as well:
+
+  PYTHONPATH=. tools/with-caffe caffe train -solver build/edges/balanced/solver.prototxt
 """
 
 import sys

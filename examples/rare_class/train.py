@@ -5,8 +5,9 @@ images in the same order; the loss's cls_weight alone differs. Compares on the t
 the rare class is found, and all classes.
 
 Leaves in the output folder: results.json and rare_class.png; train.h5; and for each training a
-folder with the prototxt of solver and net, and snapshots. `PYTHONPATH=. caffe train -solver
-build/rare_class/cls_weight_10/solver.prototxt` trains as well.
+folder with the prototxt of solver and net, and snapshots. Caffe's own command trains as well:
+
+  PYTHONPATH=. tools/with-caffe caffe train -solver build/rare_class/cls_weight_10/solver.prototxt
 """
 
 import sys

@@ -5,8 +5,9 @@ the same order. Compares the intersection over union of each class on held-out s
 garments are as rare as in training.
 
 Leaves in the output folder: results.json and segmentation.png; train.h5; and for each training a
-folder with the prototxt of solver and net, and snapshots. `PYTHONPATH=. caffe train -solver
-build/segmentation/dice/solver.prototxt` trains as well.
+folder with the prototxt of solver and net, and snapshots. Caffe's own command trains as well:
+
+  PYTHONPATH=. tools/with-caffe caffe train -solver build/segmentation/dice/solver.prototxt
 """
 
 import sys

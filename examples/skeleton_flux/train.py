@@ -5,8 +5,9 @@ positive pixels (near a skeleton, one in fourteen) and the negative ones balance
 with `balance: "none"`. Compares the skeletons that are then recovered in held-out images.
 
 Leaves in the output folder: results.json and skeleton_flux.png; train.h5; and for each training a
-folder with the prototxt of solver and net, and snapshots. `PYTHONPATH=. caffe train -solver
-build/skeleton_flux/balanced/solver.prototxt` trains as well.
+folder with the prototxt of solver and net, and snapshots. Caffe's own command trains as well:
+
+  PYTHONPATH=. tools/with-caffe caffe train -solver build/skeleton_flux/balanced/solver.prototxt
 """
 
 import sys
