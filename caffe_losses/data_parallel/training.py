@@ -89,7 +89,7 @@ def require_cpu(param: Any) -> None:
     if param.HasField("solver_mode") and param.solver_mode == param.GPU:
         raise ValueError(
             "the solver says `solver_mode: GPU`, but ranks train on CPUs: write `solver_mode: CPU` "
-            "(on the GPUs of one machine `caffe train --gpu all` is data-parallel by itself)"
+            "(for the GPUs of one machine Caffe has its own train.py, for Python layers too)"
         )
 
 
