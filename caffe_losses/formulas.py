@@ -67,13 +67,19 @@ def smooth_l1(x: Number, t: Number, scale: Number) -> Pair:
     return value, scale * maximum(-ONE, minimum(d, ONE))
 
 
-def both_sigmoids(x: Number, e: Number) -> Pair:
-    """1 / (1 + e^-x) and 1 / (1 + e^x), where e = e^-|x|.
+def numerators_of_sigmoids(x: Number, e: Number) -> Pair:
+    """1 / (1 + e^-x) and 1 / (1 + e^x), times 1 + e, where e = e^-|x|.
 
     Neither is a difference, so that each is right to its last digits however small it is.
     """
+    return where(x > ZERO, ONE, e), where(x > ZERO, e, ONE)
+
+
+def both_sigmoids(x: Number, e: Number) -> Pair:
+    """1 / (1 + e^-x) and 1 / (1 + e^x), where e = e^-|x|."""
     inverse = ONE / (ONE + e)
-    return where(x > ZERO, ONE, e) * inverse, where(x > ZERO, e, ONE) * inverse
+    of_x, of_minus_x = numerators_of_sigmoids(x, e)
+    return of_x * inverse, of_minus_x * inverse
 
 
 def sigmoid_cross_entropy(x: Number, t: Number, positive_weight: Number) -> Pair:
@@ -82,13 +88,13 @@ def sigmoid_cross_entropy(x: Number, t: Number, positive_weight: Number) -> Pair
     sp(z) = max(z, 0) + ln(1 + e^-|z|) never overflows.
     """
     e = exp(-absolute(x))
-    sigmoid, sigmoid_of_minus_x = both_sigmoids(x, e)
+    of_x, of_minus_x = numerators_of_sigmoids(x, e)
     above_zero, logarithm = maximum(x, ZERO), log1p(e)
     softplus = above_zero + logarithm
     softplus_of_minus_x = above_zero - x + logarithm
     positive, negative = positive_weight * t, ONE - t
     value = positive * softplus_of_minus_x + negative * softplus
-    return value, negative * sigmoid - positive * sigmoid_of_minus_x
+    return value, (negative * of_x - positive * of_minus_x) / (ONE + e)
 
 
 def sigmoid_focal(x: Number, t: Number, gamma: Number) -> Pair:

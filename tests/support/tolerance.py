@@ -69,16 +69,16 @@ def of_smooth_l1(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any)
 
 
 def of_focal(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> Tolerance:
-    """Relative; a sum of powers of a long gamma has a few wrong digits more."""
+    """Relative; the power of a gamma of many digits, or of a large one, has a few wrong ones more."""
     loss, gradients = of_answer(answer, *bottoms, **parameters)
     if bottoms[0].size == 0:
         return loss, gradients
     x = np.abs(oracle.float64(bottoms[0]))
     gamma = parameters.get("gamma", 2)
-    exponent = np.minimum(104, gamma * oracle.softplus(x))
     weight = 1 + sum(map(largest, bottoms[2:]))
     denormal = SMALLEST * weight * (1 + gamma) * (1 + np.max(x))
-    loss *= 1 + 0.06 * np.max(exponent)
+    is_exact = gamma <= 5 and 8 * gamma % 1 == 0
+    loss *= 1 if is_exact else 2 + gamma / 5
     return loss + denormal * x.size, [error + denormal for error in gradients]
 
 
