@@ -265,7 +265,7 @@ def bounded_power(z: float, gamma: float) -> Tuple[float, float]:
             [[end, end**2], [1, 2 * end]], [end**gamma, gamma * end ** (gamma - 1)]
         )
         return a * z + b * z**2, a + 2 * b * z
-    z = max(z, 0)
+    z = np.float64(max(z, 0))  # Python's own powers raise an error where they overflow
     return z**gamma, gamma * z ** (gamma - 1)
 
 
