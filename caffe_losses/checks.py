@@ -239,13 +239,18 @@ def require_finite(layer: str, name: str, array: np.ndarray, when: str) -> None:
 
 
 def require_finite_loss(
-    layer: str, loss: float, names: Sequence[str], bottoms: Sequence[np.ndarray], when: str = ""
+    layer: str,
+    loss: float,
+    names: Sequence[str],
+    bottoms: Sequence[Optional[np.ndarray]],
+    when: str = "",
 ) -> None:
     """Raises FloatingPointError that tells what made the loss NaN or infinite."""
     if fits_float32(loss):
         return
     for name, array in zip(names, bottoms):
-        require_finite(layer, name, array, when)
+        if array is not None:
+            require_finite(layer, name, array, when)
     raise FloatingPointError(
         f"{layer}: the loss overflows float32, though all bottoms are finite{when}; scale the "
         f"bottoms down"

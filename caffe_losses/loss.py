@@ -2,7 +2,7 @@
 
 import inspect
 import math
-from typing import Any, Callable, Mapping, NamedTuple, Optional, Sequence, Tuple
+from typing import Any, Callable, List, Mapping, NamedTuple, Optional, Sequence, Tuple
 
 import numpy as np
 
@@ -222,17 +222,22 @@ class Loss:
     def require_bottoms(self, name: str, count: int) -> None:
         """Raises unless the loss takes that many bottoms."""
         if not self.required <= count <= len(self.bottoms):
-            names = list(self.bottoms[: self.required])
-            names += [f"{bottom} (optional)" for bottom in self.bottoms[self.required :]]
-            raise ValueError(f"{name}: {count} bottoms; expected " + ", ".join(names))
+            raise ValueError(f"{name}: {count} bottoms; expected {self.expected()}")
+
+    def expected(self) -> str:
+        """The names of the bottoms, as errors list them."""
+        names = list(self.bottoms[: self.required])
+        names += [f"{bottom} (optional)" for bottom in self.bottoms[self.required :]]
+        return ", ".join(names)
 
     def __call__(self, *arrays: Any, **given: Any) -> Tuple[float, np.ndarray]:
         name = self.__name__
-        named = [given.pop(bottom) for bottom in self.bottoms[len(arrays) :] if bottom in given]
-        bottoms = [np.asarray(array, np.float32, "C") for array in (*arrays, *named)]
-        self.require_bottoms(name, len(bottoms))
+        bottoms = self.arrays_of(arrays, given)
+        given = {key: value for key, value in given.items() if key not in self.bottoms}
         settings = parameters.checked(name, given, self.parameters)
-        self.check_shapes(name, settings, *(array.shape for array in bottoms))
+        # Before one that is given, what is left out has a shape that fits.
+        shapes = [bottoms[0].shape if array is None else array.shape for array in bottoms]
+        self.check_shapes(name, settings, *shapes)
         settings.pop("check_labels", None)
         gradient = np.empty_like(bottoms[0])
         evaluation = Evaluation(name, [gradient], has_extremes=has_extremes(settings))
@@ -241,6 +246,25 @@ class Loss:
         if evaluation.gradient_overflows:
             raise FloatingPointError(f"{name}: the gradient overflows float32")
         return result, gradient
+
+    def arrays_of(self, arrays: Sequence[Any], given: Mapping[str, Any]) -> List[Any]:
+        """The array of each bottom up to the last that is given; None for one that is left out."""
+        name = self.__name__
+        self.require_bottoms(name, max(len(arrays), self.required))
+        named = dict(zip(self.bottoms, arrays))
+        for bottom in self.bottoms:
+            if bottom in given and bottom in named:
+                raise TypeError(f"{name}: the {bottom} is given twice, by its place and its name")
+        named.update((bottom, given[bottom]) for bottom in self.bottoms if bottom in given)
+        found = [bottom for bottom in self.bottoms if named.get(bottom) is not None]
+        missing = [bottom for bottom in self.bottoms[: self.required] if bottom not in found]
+        if missing:
+            raise ValueError(f"{name}: no {' and no '.join(missing)}; expected {self.expected()}")
+        last = self.bottoms.index(found[-1])
+        return [
+            np.asarray(named[bottom], np.float32, "C") if bottom in found else None
+            for bottom in self.bottoms[: last + 1]
+        ]
 
 
 def loss(
