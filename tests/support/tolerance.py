@@ -69,7 +69,7 @@ def of_smooth_l1(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any)
 
 
 def of_focal(answer: oracle.Answer, *bottoms: np.ndarray, **parameters: Any) -> Tolerance:
-    """Relative; the power of a gamma of many digits, or of a large one, has a few wrong ones more."""
+    """Relative; the power of a gamma of many digits, or of a large one, loses a few digits."""
     loss, gradients = of_answer(answer, *bottoms, **parameters)
     if bottoms[0].size == 0:
         return loss, gradients
