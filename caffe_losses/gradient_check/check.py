@@ -8,7 +8,12 @@ import numpy as np
 from caffe_losses.gradient_check import nets, probes
 from caffe_losses.gradient_check.explanation import causes
 from caffe_losses.gradient_check.judgement import Judge, Options
-from caffe_losses.gradient_check.layer_function import LayerFunction, Variable, unchanged
+from caffe_losses.gradient_check.layer_function import (
+    LayerFunction,
+    ShapeDependsOnData,
+    Variable,
+    unchanged,
+)
 from caffe_losses.gradient_check.report import CANNOT_TELL, OK, SKIPPED, WRONG, Report, Row
 
 # A Split is Caffe's own and in no prototxt; the backward of the others aborts the process, or they
@@ -59,8 +64,8 @@ def check_gradients(
             variables = {variable.name: variable for variable in function.variables}
             chosen = [blob for blob in variables if not only or {blob, name} & {*only}]
             if chosen:
-                check = LayerCheck(function, parameter, name in with_backward, settings)
-                rows += [check.row(variables[blob]) for blob in chosen]
+                asked = [variables[blob] for blob in chosen]
+                rows += rows_of(function, parameter, name in with_backward, settings, asked)
             known |= {name, *variables}
             # The layers above see this layer's tops as they were.
             function.outputs(function.origin)
@@ -86,6 +91,25 @@ def assert_gradients(net: Any, *arguments: Any, **options: Any) -> Report:
     if not report.passed:
         raise AssertionError(f"not all gradients are right\n{report}")
     return report
+
+
+def rows_of(
+    function: LayerFunction,
+    parameter: Any,
+    has_backward: bool,
+    options: Options,
+    variables: Sequence[Variable],
+) -> List[Row]:
+    """A row for each of these variables of a layer."""
+    try:
+        check = LayerCheck(function, parameter, has_backward, options)
+        return [check.row(variable) for variable in variables]
+    except ShapeDependsOnData:
+        reason = "the shape of a top depends on the layer's data, so that there is no derivative"
+        return [
+            Row(function.name, name, function.origin[name].shape, SKIPPED, findings=[reason])
+            for name, *_ in variables
+        ]
 
 
 class LayerCheck:

@@ -27,6 +27,10 @@ class Variable(NamedTuple):
 Change = Tuple[Variable, np.ndarray, np.ndarray]  # amounts that are added to elements of it
 
 
+class ShapeDependsOnData(Exception):
+    """A forward of other data has given a top of the layer another shape."""
+
+
 class LayerFunction:
     """The tops of one layer as a function; its gradient is that of cotangent times tops.
 
@@ -53,9 +57,11 @@ class LayerFunction:
         origin = self.origin
         whole = [name for name in names[1:] if (origin[name] == np.rint(origin[name])).all()]
         self.named_labels, self.labels = {*labels}, {*names} & {*labels, *whole}
+        self.forward()  # a top may have another shape than before
         tops = [(net.blobs[name], net.blob_loss_weights[name]) for name in net.top_names[layer]]
         losses = [(top, loss_weight) for top, loss_weight in tops if loss_weight]
         self.all_tops = [top for top, _ in tops]
+        self.shapes = [tuple(top.shape) for top in self.all_tops]
         self.tops = [top for top, _ in losses or tops]  # a top beside a loss does not count
         sizes = [top.count for top in self.tops]
         self.ends = np.cumsum(sizes)[:-1]
@@ -83,6 +89,10 @@ class LayerFunction:
         weights = [np.atleast_1d(each.blob.data)[0].size for each in self.parameters[:1]]
         return values + self.cotangent.size * sum(weights) / 10
 
+    def forward(self) -> None:
+        self.set_random_seed(self.seed)
+        self.net._forward(self.index, self.index)
+
     def outputs(self, point: Arrays, change: Optional[Change] = None) -> np.ndarray:
         """The elements of all tops that count."""
         # All of the point, each time: an in-place layer has overwritten its bottom, and BatchNorm
@@ -92,8 +102,9 @@ class LayerFunction:
         if change:
             variable, elements, amounts = change
             variable.blob.data.reshape(-1)[elements] += amounts
-        self.set_random_seed(self.seed)
-        self.net._forward(self.index, self.index)
+        self.forward()
+        if [tuple(top.shape) for top in self.all_tops] != self.shapes:
+            raise ShapeDependsOnData
         return np.concatenate([top.data.ravel() for top in self.tops]).astype(np.float64)
 
     def gradient(
@@ -195,5 +206,7 @@ def unchanged(net: Any) -> Iterator[None]:
         yield
     finally:
         for blob, data, diff in before:
+            if tuple(blob.shape) != data.shape:
+                blob.reshape(*data.shape)
             blob.data[...] = data
             blob.diff[...] = diff

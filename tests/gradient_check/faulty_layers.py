@@ -96,6 +96,25 @@ class Shift(caffe.Layer):
             bottom[0].diff[...] = top[0].diff
 
 
+class Positives(caffe.Layer):
+    """Right: the elements above 0, as many as there are."""
+
+    def setup(self, bottom, top):
+        pass
+
+    def reshape(self, bottom, top):
+        top[0].reshape(1)
+
+    def forward(self, bottom, top):
+        above = bottom[0].data[bottom[0].data > 0]
+        top[0].reshape(len(above))
+        top[0].data[...] = above
+
+    def backward(self, top, propagate_down, bottom):
+        bottom[0].diff[...] = 0
+        bottom[0].diff[bottom[0].data > 0] = top[0].diff
+
+
 class ShiftWithoutParameterGradient(Shift):
     def backward(self, top, propagate_down, bottom):
         bottom[0].diff[...] = top[0].diff

@@ -8,6 +8,7 @@ import caffe
 import numpy as np
 import pytest
 from caffe import layers as L
+from caffe import params as P
 
 from caffe_losses.build_net import net_of
 from caffe_losses.gradient_check import assert_gradients, check_gradients
@@ -631,6 +632,34 @@ def test_a_python_layer_owes_no_gradient_to_a_parameter_that_is_not_trained(lr_m
     )
     found = rows(check_gradients(net(spec), {"x": "normal"}))
     assert (found["x"].verdict, found["shift[0]"].verdict) == ("ok", verdict)
+
+
+def test_a_top_may_have_another_shape_than_when_the_net_was_built():
+    spec = caffe.NetSpec()
+    spec.x, spec.chosen = an_input(4, 3), an_input(4)
+    spec.ip = L.InnerProduct(spec.x, num_output=2, **WEIGHTS)
+    spec.some = L.Filter(spec.ip, spec.chosen)
+    spec.loss = L.Reduction(spec.some, operation=P.Reduction.SUMSQ, loss_weight=1)
+    inputs = {"x": "normal", "chosen": np.array([1, 0, 0, 1])}
+    found = rows(check_gradients(net(spec, force_backward=False), inputs))
+    assert found["ip"].verdict == found["some"].verdict == "ok"
+    assert found["some"].shape == (2, 2)
+
+
+def test_a_layer_whose_tops_change_their_shape_with_its_data_is_skipped():
+    spec = caffe.NetSpec()
+    spec.x = an_input(4, 3)
+    spec.y = L.Python(spec.x, module="faulty_layers", layer="Positives")
+    spec.loss = L.Reduction(spec.y, operation=P.Reduction.SUMSQ, loss_weight=1)
+    checked = net(spec)
+    data = np.float32([[-3, -2, -1], [1, 2, 3], [4, 5, 6], [-6, -5, -4]])
+    checked.blobs["x"].data[...] = data
+    checked.forward()
+    found = rows(check_gradients(checked))
+    assert (found["x"].verdict, found["y"].verdict) == ("skipped", "ok")
+    assert "the shape of a top depends on the layer's data" in found["x"].findings[0]
+    np.testing.assert_array_equal(checked.blobs["x"].data, data)
+    np.testing.assert_array_equal(checked.blobs["y"].data, [1, 2, 3, 4, 5, 6])
 
 
 def test_a_layer_on_which_no_loss_depends_is_not_accused():
