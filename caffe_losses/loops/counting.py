@@ -8,7 +8,17 @@ import numpy as np
 from caffe_losses.elementary import ONE, ZERO, maximum, minimum, where
 from caffe_losses.loops import engine
 from caffe_losses.loops.along_axis import class_of
-from caffe_losses.loops.parts import PART, ROW, STRETCH, Index, Part, blocks, parts, slices
+from caffe_losses.loops.parts import (
+    PART,
+    ROW,
+    SHORTEST_ROW,
+    STRETCH,
+    Index,
+    Part,
+    blocks,
+    parts,
+    slices,
+)
 from caffe_losses.loops.rows import after, mark_any_channel, multiply, sum_of, tally
 from caffe_losses.loops.threads import for_each_part
 from caffe_losses.weights import label_to_ignore
@@ -50,7 +60,12 @@ def count(
     limits = np.array([lowest, highest, label_to_ignore(ignore_label)], np.float32)
     batch, channels, positions = label.shape
     size = batch * positions * (1 if any_channel else channels)
-    return Counts(loop()(label, limits, any_channel, groups), size, limits)
+    run = loop()
+    if positions < SHORTEST_ROW and any_channel:
+        run = count_in_blocks
+    elif positions < SHORTEST_ROW and groups[1] == 1:
+        label = label.reshape(groups[0], 1, size // max(groups[0], 1))
+    return Counts(run(label, limits, any_channel, groups), size, limits)
 
 
 @functools.lru_cache(maxsize=None)
@@ -143,6 +158,9 @@ def count_rows(
     longest = buffer.size if any_channel else PART
     row = start // positions
     image, channel, position = row // channels, row % channels, start - row * positions
+    if positions < SHORTEST_ROW:
+        count_one_by_one(label, limits, counts, (image, channel, position), stop - start)
+        return
     while start < stop:
         step = min(positions - position, longest, stop - start)
         labels = label[image, channel, position : position + step]
@@ -157,6 +175,26 @@ def count_rows(
         group[3] += right
         start += step
         image, channel, position = after(step, image, channel, position, channels, positions)
+
+
+def count_one_by_one(
+    labels: np.ndarray,
+    limits: np.ndarray,
+    counts: np.ndarray,
+    place: Tuple[int, int, int],
+    number: int,
+) -> None:
+    """Adds up so many elements from this image, channel and position on."""
+    image, channel, position = place
+    channels, positions = labels.shape[1:]
+    for _ in range(number):
+        label = labels[image, channel, position]
+        group = min(image, counts.shape[0] - 1), min(channel, counts.shape[1] - 1)
+        counts[group[0], group[1], 0] += label > ZERO
+        counts[group[0], group[1], 1] += label == ZERO
+        counts[group[0], group[1], 2] += label == limits[2]
+        counts[group[0], group[1], 3] += (label >= limits[0]) & (label <= limits[1])
+        image, channel, position = after(1, image, channel, position, channels, positions)
 
 
 def count_row(labels: np.ndarray, lowest: Any, highest: Any, ignore_label: Any) -> Any:

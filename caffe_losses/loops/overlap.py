@@ -16,6 +16,7 @@ from caffe_losses.formulas import (
 from caffe_losses.loops import engine
 from caffe_losses.loops.parts import (
     BLOCK,
+    SHORTEST_ROW,
     STRETCH,
     Index,
     Part,
@@ -65,7 +66,7 @@ def sums(activation: str, formula: Formula, masks: Masks) -> np.ndarray:
 
     They are not finite where a prediction or a weight is not, or where they overflow.
     """
-    result = loop(activation, formula).sums(masks)
+    result = loop_for(activation, formula, masks).sums(masks)
     if not np.isfinite(result).all():
         result = sum_blocks(activation, formula, masks, np.float64)
     return result
@@ -84,17 +85,27 @@ def write_gradient(
     """
     if coefficients.dtype == np.float64:
         return write_blocks(activation, masks, coefficients, gradient)
-    return loop(activation, formula).write_gradient(masks, coefficients, gradient)
+    return loop_for(activation, formula, masks).write_gradient(masks, coefficients, gradient)
+
+
+def loop_for(activation: str, formula: Formula, masks: Masks) -> Loop:
+    """The loops of the engine, NumPy's where compiled ones would have no rows."""
+    has_rows = masks.prediction.shape[2] >= SHORTEST_ROW
+    return (loop if has_rows else plain_loop)(activation, formula)
 
 
 @functools.lru_cache(maxsize=None)
 def loop(activation: str, formula: Formula) -> Loop:
     """The loops of the engine."""
-    plain = Loop(
+    return engine.loop(lambda: compiled_loop(activation, formula), plain_loop(activation, formula))
+
+
+def plain_loop(activation: str, formula: Formula) -> Loop:
+    """NumPy's loops."""
+    return Loop(
         functools.partial(sum_blocks, activation, formula),
         functools.partial(write_blocks, activation),
     )
-    return engine.loop(lambda: compiled_loop(activation, formula), plain)
 
 
 # NumPy

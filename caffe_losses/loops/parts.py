@@ -18,6 +18,8 @@ Result = NamedTuple(
 ROW = 256
 # As many elements of a row as LLVM works on together, or more.
 LANES = 64
+# A row takes as long to begin as so many elements one by one, or in NumPy's blocks.
+SHORTEST_ROW = 16
 # Elements or positions that compiled loops work on together, row by row.
 STRETCH = 8 * ROW
 # Elements in a part: a thread takes about as long to wake as to work on one of a cheap loss.

@@ -6,9 +6,10 @@ from typing import Any, Callable, NamedTuple, Tuple
 
 import numpy as np
 
-from caffe_losses.elementary import ONE, ZERO
+from caffe_losses.elementary import ONE, ZERO, where
 from caffe_losses.loops import engine
 from caffe_losses.loops.parts import (
+    SHORTEST_ROW,
     STRETCH,
     Index,
     Part,
@@ -59,10 +60,11 @@ def pointwise(formula: Formula, blobs: Blobs, weights: Weights, dtype: Any = np.
     The sum is not finite where a bottom is not, whatever that element weighs, or where the gradient
     overflows. With `dtype` float64 NumPy computes in that precision.
     """
-    if dtype == np.float64:
+    channels, positions = blobs.prediction.shape[1:]
+    has_rows = positions >= SHORTEST_ROW
+    if dtype == np.float64 or (weights.any_channel and not has_rows):
         return run_blocks(formula, blobs, weights, dtype)
-    channels = blobs.prediction.shape[1]
-    is_shared = weights.any_channel or weights.mask.shape[1] == 1 < channels
+    is_shared = has_rows and (weights.any_channel or weights.mask.shape[1] == 1 < channels)
     return loop(formula, is_shared)(blobs, weights)
 
 
@@ -234,6 +236,11 @@ def run_rows(blobs: Blobs, weights: Weights, start: int, stop: int) -> Tuple[flo
         last = min(first + STRETCH, stop)
         length = last - first
         done = 0
+        if elements_differ and positions < SHORTEST_ROW:
+            place = weigh_one_by_one(
+                weight[:length], parameter[:length], t[first:last], blobs, weights, place
+            )
+            done = length
         while done < length and elements_differ:
             image, channel, position = place
             step = min(positions - position, length - done)
@@ -333,6 +340,39 @@ def weigh(
         ignore(weight, target, weights.ignore_label)
     if of_element.size:
         multiply(weight, of_element[image, min(channel, of_element.shape[1] - 1), here])
+
+
+def weigh_one_by_one(
+    weight: np.ndarray,
+    parameter: np.ndarray,
+    target: np.ndarray,
+    blobs: Blobs,
+    weights: Weights,
+    place: Tuple[int, int, int],
+) -> Tuple[int, int, int]:
+    """Sets weights and parameters of elements from this image, channel and position on.
+
+    Returns the place after the last one.
+    """
+    image, channel, position = place
+    channels, positions = blobs.prediction.shape[1:]
+    mask, of_element, factor = weights.mask, weights.of_element, blobs.parameter_factor
+    for i in range(weight.size):
+        positive, negative = table_of(weights, image, channel)
+        own = positive
+        if mask.size:
+            kind = mask[image, min(channel, mask.shape[1] - 1), position]
+            own = where(kind > ZERO, positive, where(kind == ZERO, negative, ZERO))
+        own = where(target[i] == weights.ignore_label, ZERO, own)
+        if of_element.size:
+            own = own * of_element[image, min(channel, of_element.shape[1] - 1), position]
+        weight[i] = own
+        third = blobs.parameter[min(channel, blobs.parameter.size - 1)]
+        if factor.size:
+            third = third * factor[image, min(channel, factor.shape[1] - 1), position]
+        parameter[i] = third
+        image, channel, position = after(1, image, channel, position, channels, positions)
+    return image, channel, position
 
 
 def table_of(weights: Weights, image: int, channel: int) -> Tuple[Any, Any]:
