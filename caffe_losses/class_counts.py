@@ -61,7 +61,8 @@ class LabelCounts:
         self.are_class_numbers = True  # whole numbers of a reasonable size
 
     def add(self, label: np.ndarray) -> None:
-        """Counts a batch."""
+        """Counts a batch; a label without axes is one of one."""
+        label = np.atleast_1d(label)
         if np.isnan(label).any():
             raise CannotCount("a label is NaN")
         channels = label.shape[1] if label.ndim == 2 or label.ndim > 3 else 1

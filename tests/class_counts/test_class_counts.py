@@ -121,6 +121,16 @@ def test_class_numbers_of_lmdb_get_a_weight_each(tmp_path, class_counts):
     assert done.stderr == ""
 
 
+def test_a_label_without_axes_is_a_batch_of_one(tmp_path, class_counts):
+    write(
+        tmp_path,
+        'layer { name: "data" type: "DummyData" top: "label" dummy_data_param { shape {} '
+        'data_filler { type: "constant" value: 1 } } }',
+    )
+    done = class_counts("train.prototxt", "--blob", "label", "--batches", "3")
+    assert counted(done)[0][1] == ["0", "3", "0", "0", "0"]
+
+
 def image_net(folder, labels, top="label"):
     lines = []
     for i, label in enumerate(labels):
