@@ -195,9 +195,13 @@ class Loss:
         self.differentiable = differentiable  # so many of the bottoms get a gradient
         self.check_shapes = check_shapes
         self.parameters = dict(parameters)
-        self.__name__ = compute.__name__
+        self.__name__, self.__module__ = compute.__name__, compute.__module__
         self.__doc__ = compute.__doc__
         self.__signature__ = self.signature()
+
+    def __reduce__(self) -> str:
+        """Pickled by name, as a function is."""
+        return self.__name__
 
     def signature(self) -> inspect.Signature:
         """What `help` shows."""

@@ -1,5 +1,8 @@
 """The losses as plain functions: the arrays that they are given, by place and by name."""
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -70,3 +73,10 @@ def test_too_many_arrays_are_an_error():
 def test_the_array_that_is_not_finite_is_named_after_one_that_is_left_out():
     with pytest.raises(FloatingPointError, match="smooth_l1: the outside_weight is not finite"):
         losses.smooth_l1(PREDICTION, TARGET, outside_weight=WEIGHT * np.inf)
+
+
+@pytest.mark.parametrize("name", losses.__all__)
+def test_another_process_can_be_given_the_function(name):
+    function = getattr(losses, name)
+    assert pickle.loads(pickle.dumps(function)) is function
+    assert copy.deepcopy(function) is function
