@@ -12,6 +12,7 @@ from caffe_losses.loops.parts import (
     BLOCK,
     PART,
     ROW,
+    SHORTEST_ROW,
     STRETCH,
     Part,
     Result,
@@ -21,6 +22,7 @@ from caffe_losses.loops.parts import (
 )
 from caffe_losses.loops.rows import (
     add,
+    after,
     copy,
     end_of_row,
     fill,
@@ -52,7 +54,7 @@ Loop = Callable[[Scores], Result]
 NO_CLASS = np.float32(-1)
 # Channels that are summed in float32; their sums are summed in float64.
 CHANNELS = 64
-# Up to so many classes vectors are transposed, to work on many of them at a time.
+# Up to so many classes short images are transposed, to work on many of them at a time.
 FEW_CLASSES = 64
 # Scores in a block of NumPy's, more than elsewhere: many operations are on its positions alone.
 SCORES = 2 * BLOCK
@@ -260,7 +262,7 @@ def run_positions(scores: Scores, start: int, stop: int) -> Tuple[float, int]:
     """
     classes, positions = scores.score.shape[1:]
     width = min(STRETCH, max(32, TILE // classes))
-    is_transposed = positions == 1 and classes <= FEW_CLASSES
+    is_transposed = positions < SHORTEST_ROW and classes <= FEW_CLASSES
     has_vectors = positions == 1 and not is_transposed
     size = classes * width if is_transposed else 0
     columns, columns_of_gradient = np.empty(size, np.float32), np.empty(size, np.float32)
@@ -268,7 +270,8 @@ def run_positions(scores: Scores, start: int, stop: int) -> Tuple[float, int]:
     result, bits = 0.0, 0
     while start < stop:
         # Where there are no positions, the images of a row lie side by side.
-        rest = stop - start if positions == 1 else positions - start % positions
+        is_of_images = is_transposed or has_vectors
+        rest = stop - start if is_of_images else positions - start % positions
         step = min(width, stop - start, rest)
         row = buffer[: ROWS * step].reshape(ROWS, step)
         sums = np.empty((2, step), np.float64)
@@ -446,13 +449,15 @@ def subtract(gradient: np.ndarray, unit: np.ndarray, factor: Any) -> None:
 def transposed(
     scores: Scores, columns: np.ndarray, columns_of_gradient: np.ndarray, start: int, step: int
 ) -> Scores:
-    """Vectors of scores as one image of so many positions."""
-    batch, classes = scores.score.shape[:2]
+    """So many positions of short images as one image."""
+    classes, positions = scores.score.shape[1:]
     size = classes * step if scores.gradient.size else 0
-    x, tile = scores.score.reshape(batch, classes), columns[: classes * step].reshape(classes, step)
+    tile = columns[: classes * step].reshape(classes, step)
+    image, position = start // positions, start % positions
     for i in range(step):
         for c in range(classes):
-            tile[c, i] = x[start + i, c]
+            tile[c, i] = scores.score[image, c, position]
+        image, _, position = after(1, image, 0, position, 1, positions)
     return Scores(
         tile.reshape(1, classes, step),
         scores.label,
@@ -468,11 +473,13 @@ def transposed(
 
 
 def transpose_back(gradient: np.ndarray, tile: np.ndarray, start: int) -> None:
-    """Writes a gradient to vectors."""
-    vectors = gradient.reshape(gradient.shape[0], gradient.shape[1])
+    """Writes a gradient to the positions of short images."""
+    positions = gradient.shape[2]
+    image, position = start // positions, start % positions
     for i in range(tile.shape[2]):
         for c in range(tile.shape[1]):
-            vectors[start + i, c] = tile[0, c, i]
+            gradient[image, c, position] = tile[0, c, i]
+        image, _, position = after(1, image, 0, position, 1, positions)
 
 
 # Sums over vectors, where there are no positions and channels lie side by side

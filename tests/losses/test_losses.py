@@ -87,7 +87,7 @@ def test_any_number_of_axes_and_images(row, shape):
     assert_matches(row, loss_net(layer_of(row), inputs), inputs)
 
 
-MANY_BLOCKS = [(3, 3, 121, 123), (1, 3, 45000), (45000, 3, 1), (2, 3, 22003)]
+MANY_BLOCKS = [(3, 3, 121, 123), (1, 3, 45000), (45000, 3, 1), (9001, 3, 5), (2, 3, 22003)]
 
 
 def test_the_shapes_here_have_several_parts_and_blocks():
