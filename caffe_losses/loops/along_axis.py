@@ -10,9 +10,9 @@ from caffe_losses.formulas import exponential_of_difference, log_of_sum, smoothi
 from caffe_losses.loops import engine
 from caffe_losses.loops.parts import (
     BLOCK,
+    LANES,
     PART,
     ROW,
-    SHORTEST_ROW,
     STRETCH,
     Part,
     Result,
@@ -262,7 +262,7 @@ def run_positions(scores: Scores, start: int, stop: int) -> Tuple[float, int]:
     """
     classes, positions = scores.score.shape[1:]
     width = min(STRETCH, max(32, TILE // classes))
-    is_transposed = positions < SHORTEST_ROW and classes <= FEW_CLASSES
+    is_transposed = positions < LANES and classes <= FEW_CLASSES
     has_vectors = positions == 1 and not is_transposed
     size = classes * width if is_transposed else 0
     columns, columns_of_gradient = np.empty(size, np.float32), np.empty(size, np.float32)

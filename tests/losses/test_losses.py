@@ -58,11 +58,12 @@ def assert_matches(row: Row, net: caffe.Net, inputs: dict, loss_weight: float = 
         assert not wrong.any(), (name, wrong.sum(), gradient[wrong][:5], own[wrong][:5])
 
 
-# Compiled loops take the elements of channels that are shorter than a row one by one.
-WITHOUT_ROWS = (2, 3, 3, 4)
+# Compiled loops take the elements of short channels one by one, and a softmax all short images
+# together.
+WITHOUT_ROWS, WITH_LONG_ROWS = (2, 3, 3, 4), (2, 3, 8, 9)
 
 
-@pytest.mark.parametrize("shape", [SHAPE, WITHOUT_ROWS], ids=str)
+@pytest.mark.parametrize("shape", [SHAPE, WITHOUT_ROWS, WITH_LONG_ROWS], ids=str)
 @every_row
 def test_loss_and_gradients_are_those_of_the_formula(row, shape):
     inputs = draw(row, shape)
@@ -71,6 +72,7 @@ def test_loss_and_gradients_are_those_of_the_formula(row, shape):
 
 def test_the_shapes_here_have_channels_with_and_without_rows():
     assert np.prod(WITHOUT_ROWS[2:]) < parts.SHORTEST_ROW <= np.prod(SHAPE[2:])
+    assert np.prod(SHAPE[2:]) < parts.LANES <= np.prod(WITH_LONG_ROWS[2:])
 
 
 AXES = [(1, 1), (7,), (4, 3), (1, 3, 6), (3, 3, 2, 2, 3), (5, 3, 1, 7)]
