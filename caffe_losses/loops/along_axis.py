@@ -1,7 +1,7 @@
 """The loop along an axis: a formula of the softmax over it, one value for each position."""
 
 import functools
-from typing import Any, Callable, List, NamedTuple, Tuple
+from typing import Any, Callable, NamedTuple, Tuple
 
 import numpy as np
 
@@ -11,14 +11,15 @@ from caffe_losses.loops import engine
 from caffe_losses.loops.parts import (
     BLOCK,
     LANES,
-    PART,
     ROW,
     STRETCH,
+    Index,
     Part,
     Result,
     combined,
-    slices,
+    parts,
     total,
+    whole_channel_blocks,
 )
 from caffe_losses.loops.rows import (
     add,
@@ -92,23 +93,13 @@ def class_of(label: Any, classes: Any, ignore_label: Any) -> Any:
 def run_blocks(formula: Formula, scores: Scores, dtype: Any = np.float32) -> Result:
     """NumPy's loop."""
 
-    def run_block(index: Tuple[slice, slice]) -> float:
+    def run_block(index: Index) -> float:
+        images, _, positions = index
         with np.errstate(all="ignore"):  # it holds for one thread alone
-            return run_block_of(formula, scores, dtype, *index)
+            return run_block_of(formula, scores, dtype, images, positions)
 
-    return Result(total(for_each_part(run_block, blocks(scores.score.shape))), ())
-
-
-@functools.lru_cache(maxsize=64)
-def blocks(shape: Tuple[int, int, int]) -> List[Tuple[slice, slice]]:
-    """Images and positions of each block: runs of whole images, or positions of one."""
-    batch, classes, positions = shape
-    if 0 in shape:
-        return []
-    positions_each = min(positions, max(1, SCORES // classes))
-    is_whole = positions_each == positions
-    images_each = max(1, SCORES // (classes * positions)) if is_whole else 1
-    return [(n, s) for n in slices(batch, images_each) for s in slices(positions, positions_each)]
+    blocks = whole_channel_blocks(scores.score.shape, SCORES)
+    return Result(total(for_each_part(run_block, blocks)), ())
 
 
 def run_block_of(
@@ -209,20 +200,10 @@ def compiled_loop(formula: Formula) -> Loop:
             return run(scores, *part)
 
         batch, classes, positions = scores.score.shape
-        return combined(for_each_part(run_part, parts_of_positions(batch * positions, classes)))
+        count = batch * positions if classes else 0
+        return combined(for_each_part(run_part, parts(count, classes)))
 
     return run_parts
-
-
-@functools.lru_cache(maxsize=64)
-def parts_of_positions(count: int, classes: int) -> List[Part]:
-    """The (start, stop) of the parts of so many positions."""
-    if classes == 0:
-        return []
-    step = max(1, PART // classes)
-    if step > STRETCH:
-        step -= step % STRETCH
-    return [(start, min(start + step, count)) for start in range(0, count, step)]
 
 
 def formula(own: Any, others: Any, margin: Any, gamma: Any) -> Tuple[Any, Any, Any]:
@@ -437,10 +418,10 @@ def write_smooth(
         gradient[i] = e * of_others[i] + share[i] * of_smooth
 
 
-def subtract(gradient: np.ndarray, unit: np.ndarray, factor: Any) -> None:
-    """Subtracts other numbers times a factor."""
-    for i in range(gradient.size):
-        gradient[i] -= factor * unit[i]
+def subtract(row: np.ndarray, numbers: np.ndarray) -> None:
+    """Subtracts another number from each."""
+    for i in range(row.size):
+        row[i] -= numbers[i]
 
 
 # The same for short vectors, which are laid side by side first
@@ -607,7 +588,7 @@ def evaluate(row: np.ndarray, sums: np.ndarray, scores: Scores) -> float:
     """The weighted sum over a row; its own and others become gradients, its margin the value."""
     copy(row[OTHERS], sums[SUM], 1)
     exponentiate(row[OWN], row[MARGIN], row[LARGEST])
-    subtract(row[MARGIN], row[LARGEST], ONE)
+    subtract(row[MARGIN], row[LARGEST])
     if scores.smooth.size:
         set_smooth(row, sums, scores.smooth)
     apply_formula(row[MARGIN], row[OTHERS], row[OWN], scores.gamma)

@@ -32,6 +32,8 @@ BLOCK = 64 * ROW
 def parts(count: int, size: int = 1) -> List[Part]:
     """The (start, stop) of the parts of so many things that have so many elements each."""
     each = max(1, PART // max(size, 1))
+    if each > STRETCH:
+        each -= each % STRETCH  # no stretch but the last is cut short
     return [(start, min(start + each, count)) for start in range(0, count, each)]
 
 
@@ -52,12 +54,12 @@ def blocks(shape: Tuple[int, int, int]) -> List[Index]:
 
 
 @functools.lru_cache(maxsize=64)
-def whole_channel_blocks(shape: Tuple[int, int, int]) -> List[Index]:
-    """The indices of blocks with all channels of an (N, C, S) blob; none where it has none."""
+def whole_channel_blocks(shape: Tuple[int, int, int], size: int = BLOCK) -> List[Index]:
+    """The same with all channels in a block of this size; none where there are none."""
     batch, channels, positions = shape
     if channels == 0:
         return []
-    positions_each = max(1, BLOCK // channels)
+    positions_each = max(1, size // channels)
     images_each = max(1, positions_each // max(positions, 1))
     return [
         (images, slice(0, channels), some_positions)

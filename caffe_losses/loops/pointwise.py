@@ -173,7 +173,7 @@ def compiled_formula(formula: Formula) -> Any:
 
 
 def formula(*arguments: Any) -> Tuple[Any, Any]:
-    """Stands where `compiled_row` puts the formula of a loss."""
+    """Stands where a compiled loop puts the formula of a loss."""
     raise NotImplementedError
 
 
