@@ -30,7 +30,7 @@ from caffe_losses.loops.by_rank import (
     take_derivatives_through_softmax,
 )
 from caffe_losses.loops.counting import count
-from caffe_losses.loops.overlap import Masks, sums, write_gradient
+from caffe_losses.loops.overlap import Masks, are_class_numbers, sums, write_gradient
 from caffe_losses.loss import Evaluation, Loss, loss
 from caffe_losses.parameters import Boolean, Choice, Number, NumberForEachChannel
 from caffe_losses.weights import label_to_ignore
@@ -227,7 +227,7 @@ def require_right_labels(
 ) -> None:
     """Raises unless labels are class numbers, or fractions where there is one for each element."""
     classes = masks.prediction.shape[1]
-    if masks.label.shape[1] != classes:
+    if are_class_numbers(masks):
         require_class_numbers(name, label, classes, ignore_label)
     elif count(label.reshape(1, 1, -1), (1, 1), 0, 1 + LABEL_TOLERANCE, ignore_label).wrong:
         raise_for_fractions(name, label, ignore_label)

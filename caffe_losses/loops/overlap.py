@@ -94,6 +94,11 @@ def loop_for(activation: str, formula: Formula, masks: Masks) -> Loop:
     return (loop if has_rows else plain_loop)(activation, formula)
 
 
+def are_class_numbers(masks: Masks) -> bool:
+    """Whether the label has one class number for all channels of a position."""
+    return masks.label.shape[1] != masks.prediction.shape[1]
+
+
 @functools.lru_cache(maxsize=None)
 def loop(activation: str, formula: Formula) -> Loop:
     """The loops of the engine."""
@@ -265,11 +270,6 @@ def compiled_loop(activation: str, of_loss: Formula) -> Loop:
     return Loop(sum_parts, write_parts)
 
 
-def are_class_numbers(masks: Masks) -> bool:
-    """Whether the label has one class number for all channels of a position."""
-    return masks.label.shape[1] != masks.prediction.shape[1]
-
-
 def sum_positions(masks: Masks, sums: np.ndarray, first: int, start: int, stop: int) -> None:
     """Adds up the positions from start to stop; sums (images from the first one on, C, 3)."""
     channels, positions = masks.prediction.shape[1:]
@@ -358,7 +358,7 @@ def class_of_stretch(
         set_activation(p, q, masks.prediction[image, channel, here])
     labels = masks.label[image, min(channel, masks.label.shape[1] - 1), here]
     g, weight = labels, stretch.weight[:size]
-    if masks.label.shape[1] != masks.prediction.shape[1]:
+    if are_class_numbers(masks):
         g = stretch.label[:size]
         mark_class(g, labels, np.float32(channel))
     if is_softmax:
