@@ -190,13 +190,13 @@ def overlap_loss(
     )
     if prediction.size:
         require_right_labels(evaluation.name, label, masks, ignore_label)
-    own_sums = sums(activation, formula, masks)
+    own_sums = sums(activation, formula, masks, 1 if reduce == "batch" else shape[0])
     if not np.isfinite(own_sums).all():
         return math.nan
     if reduce == "batch":
         # All ranks have the loss of the whole batch; the mean of their gradients is to be its own.
         images, share = 1.0, evaluation.ranks
-        means = evaluation.mean_over_ranks(*own_sums.sum(0).ravel())
+        means = evaluation.mean_over_ranks(*own_sums.ravel())
         groups = evaluation.ranks * np.reshape(means, (1, -1, 3))
     else:
         share, groups = 1, own_sums

@@ -50,7 +50,8 @@ Masks = NamedTuple(
 Loop = NamedTuple(
     "Loop",
     [
-        ("sums", Callable[[Masks], np.ndarray]),  # (N, C, 3), float64
+        # Takes for how many images apart to sum, 1 or N; returns (1 or N, C, 3), float64.
+        ("sums", Callable[[Masks, int], np.ndarray]),
         # Takes coefficients (N or 1, C, 4), the last four arguments of `overlap_derivative` of each
         # group, and writes the gradient (N, C, S). Returns whether it is finite.
         ("write_gradient", Callable[[Masks, np.ndarray, np.ndarray], bool]),
@@ -61,14 +62,15 @@ BLOB = np.zeros((1, 1, 1), np.float32)
 EXAMPLE = Masks(BLOB, BLOB, BLOB, ONE)
 
 
-def sums(activation: str, formula: Formula, masks: Masks) -> np.ndarray:
-    """True positives, false positives and false negatives of each image and channel.
+def sums(activation: str, formula: Formula, masks: Masks, images: int) -> np.ndarray:
+    """True positives, false positives and false negatives of each channel: (images, C, 3).
 
-    They are not finite where a prediction or a weight is not, or where they overflow.
+    `images` is N for those of each image, 1 for those of all images together. They are not finite
+    where a prediction or a weight is not, or where they overflow.
     """
-    result = loop_for(activation, formula, masks).sums(masks)
+    result = loop_for(activation, formula, masks).sums(masks, images)
     if not np.isfinite(result).all():
-        result = sum_blocks(activation, formula, masks, np.float64)
+        result = sum_blocks(activation, formula, masks, images, np.float64)
     return result
 
 
@@ -145,9 +147,10 @@ def weight_of_block(activation: str, masks: Masks, index: Index, dtype: Any) -> 
 
 
 def sum_blocks(
-    activation: str, formula: Formula, masks: Masks, dtype: Any = np.float32
+    activation: str, formula: Formula, masks: Masks, images: int, dtype: Any = np.float32
 ) -> np.ndarray:
     """NumPy's loop for the sums."""
+    axes = (0, 2) if images == 1 else 2
 
     def sum_block(index: Index) -> Tuple[Index, np.ndarray]:
         with np.errstate(all="ignore"):  # it holds for one thread alone
@@ -157,11 +160,11 @@ def sum_blocks(
             p, q = softmax(x)[:2] if activation == "softmax" else ELEMENTWISE[activation][0](x)
             first, *others = formula(p, q, g)
             terms = [weight * first + (x - x), *(weight * other for other in others)]
-            return index, np.stack([term.sum(2, dtype=np.float64) for term in terms], 2)
+            return index, np.stack([term.sum(axes, dtype=np.float64) for term in terms], -1)
 
-    result = np.zeros((*masks.prediction.shape[:2], 3))
-    for index, own in for_each_part(sum_block, blocks_for(activation, masks)):
-        result[index[:2]] += own
+    result = np.zeros((images, masks.prediction.shape[1], 3))
+    for (some_images, channels, _), own in for_each_part(sum_block, blocks_for(activation, masks)):
+        result[some_images if images > 1 else slice(1), channels] += own
     return result
 
 
@@ -247,18 +250,19 @@ def compiled_loop(activation: str, of_loss: Formula) -> Loop:
         batch, channels, positions = masks.prediction.shape
         return parts(batch * positions if channels else 0, channels)
 
-    def sum_parts(masks: Masks) -> np.ndarray:
+    def sum_parts(masks: Masks, images: int) -> np.ndarray:
         channels, positions = masks.prediction.shape[1:]
 
-        def run(part: Part) -> Tuple[int, np.ndarray]:
-            first = part[0] // positions
-            own = np.zeros((-(-part[1] // positions) - first, channels, 3))
+        def run(part: Part) -> Tuple[slice, np.ndarray]:
+            first, last = part[0] // positions, -(-part[1] // positions)
+            here = slice(first, last) if images > 1 else slice(1)
+            own = np.zeros((min(images, last - first), channels, 3))
             sum_part(masks, own, first, *part)
-            return first, own
+            return here, own
 
-        result = np.zeros((*masks.prediction.shape[:2], 3))
-        for first, own in for_each_part(run, parts_of(masks)):
-            result[first : first + len(own)] += own
+        result = np.zeros((images, channels, 3))
+        for here, own in for_each_part(run, parts_of(masks)):
+            result[here] += own
         return result
 
     def write_parts(masks: Masks, coefficients: np.ndarray, gradient: np.ndarray) -> bool:
@@ -271,7 +275,7 @@ def compiled_loop(activation: str, of_loss: Formula) -> Loop:
 
 
 def sum_positions(masks: Masks, sums: np.ndarray, first: int, start: int, stop: int) -> None:
-    """Adds up the positions from start to stop; sums (images from the first one on, C, 3)."""
+    """Adds up the positions from start to stop; sums (images from the first one on or 1, C, 3)."""
     channels, positions = masks.prediction.shape[1:]
     stretch = new_stretch(channels)
     while start < stop:
@@ -280,7 +284,7 @@ def sum_positions(masks: Masks, sums: np.ndarray, first: int, start: int, stop: 
         begin(stretch, masks, image, here)
         for channel in range(channels):
             p, q, g, weight = class_of_stretch(stretch, masks, image, channel, here)
-            own = sums[image - first, channel]
+            own = sums[min(image - first, sums.shape[0] - 1), channel]
             add_rows(own, masks.prediction[image, channel, here], p, q, g, weight)
         start += here.stop - here.start
 

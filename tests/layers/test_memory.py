@@ -2,6 +2,7 @@
 
 import tracemalloc
 
+import numpy as np
 import pytest
 
 from caffe_losses.layer import LossLayer
@@ -9,17 +10,25 @@ from caffe_losses.loops import engine
 from support.layers import DEFAULTS, draw, layer_of, name_of
 from support.nets import loss_net
 
-SHAPE = (2, 4, 512, 512)
-POSITIONS = 2 * 512 * 512
+LARGE_IMAGES, MANY_VECTORS = (2, 4, 512, 512), (400000, 4)
 MEGABYTE = 10**6
 # Losses that choose or sort take some bytes for each position, as their docstrings say.
 BYTES_OF_POSITION = {"numba": 16, "numpy": 160}
 CHOOSING = ("SoftmaxWithLossOHEMLayer", "LovaszHingeLossLayer", "LovaszSoftmaxLossLayer")
+# Those that count, sum or sort image by image take some for each image.
+BYTES_OF_IMAGE = 130
+BY_IMAGE = (
+    "WeightedEuclideanLossLayer",
+    "WeightedSigmoidCrossEntropyLossLayer",
+    "HuberLossLayer",
+    "LovaszHingeLossLayer",
+)
 
 
 @pytest.mark.parametrize("row", DEFAULTS, ids=name_of)
-def test_a_large_blob_takes_less_than_4_megabytes_beside_it(row):
-    net = loss_net(layer_of(row), draw(row, SHAPE))
+@pytest.mark.parametrize("shape", [LARGE_IMAGES, MANY_VECTORS], ids=str)
+def test_a_large_blob_takes_less_than_4_megabytes_beside_it(row, shape):
+    net = loss_net(layer_of(row), draw(row, shape))
     net.forward()
     net.backward()
     tracemalloc.start()
@@ -31,7 +40,9 @@ def test_a_large_blob_takes_less_than_4_megabytes_beside_it(row):
         tracemalloc.stop()
     allowed = 4 * MEGABYTE
     if row.layer.name in CHOOSING:
-        allowed += BYTES_OF_POSITION[engine.name()] * POSITIONS
+        allowed += BYTES_OF_POSITION[engine.name()] * np.prod(shape) / shape[1]
+    if row.layer.name in BY_IMAGE:
+        allowed += BYTES_OF_IMAGE * shape[0]
     assert taken < allowed
 
 
