@@ -70,6 +70,8 @@ TAMPERINGS = {
     "zeros": lambda diff: 0 * diff,
     "half": lambda diff: diff / 2,
     "negative": lambda diff: -diff,
+    "in another order": lambda diff: np.roll(diff, 1),
+    "backwards": lambda diff: diff.ravel()[::-1].reshape(diff.shape),
     "one element": lambda diff: np.where(np.arange(diff.size).reshape(diff.shape) == 37, 1, diff),
     "nan": lambda diff: np.nan * diff,
 }
