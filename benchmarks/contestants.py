@@ -33,6 +33,7 @@ SHAPES: Sequence[Shape] = (
     (32, 21, 128, 128),
 )
 
+ATTRIBUTES = 40
 CLASS_SHAPES: Sequence[Shape] = ((4, 21, 256, 256), (256, 1000))
 
 
@@ -413,6 +414,14 @@ LOSSES: Dict[str, Loss] = {
         draw_soft_labels,
         {"PyTorch": torch_cross_entropy},
         SHAPES[2:3],
+    ),
+    "the same with a weight for each attribute": Loss(
+        layer_named("SigmoidCrossEntropyWeightLossLayer", "xt", cls_weight=[10] * ATTRIBUTES),
+        NATIVE_CROSS_ENTROPY,
+        textbook_cross_entropy,
+        draw_labels,
+        {},
+        [(1024, ATTRIBUTES)],
     ),
     "balanced cross-entropy": Loss(
         layer_named("WeightedSigmoidCrossEntropyLossLayer", "xt"),

@@ -31,8 +31,8 @@ def checksum(array: np.ndarray, bits: Optional[int] = None) -> Checksum:
     flat = array.reshape(-1)
     if bits is None:
         bits = sum(for_each_part(lambda part: loop()(flat[slice(*part)]), parts(flat.size)))
-    # The sum is the same for these elements in another order, and negated where as many are positive
-    # as negative: hence the samples.
+    # The sum is the same for these elements in another order, and for their negatives where as many
+    # are positive as negative: hence the samples.
     return flat[:: flat.size // SAMPLED].tobytes(), bits % 2**32
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import inspect
+import math
 from typing import Any, Callable, NamedTuple, Tuple
 
 import numpy as np
@@ -9,6 +10,7 @@ import numpy as np
 from caffe_losses.elementary import ONE, ZERO, where
 from caffe_losses.loops import engine
 from caffe_losses.loops.parts import (
+    ROW,
     SHORTEST_ROW,
     STRETCH,
     Index,
@@ -44,12 +46,12 @@ Blobs = NamedTuple(
         ("gradient", np.ndarray),  # to the prediction
         ("opposite", np.ndarray),  # to the target: the negative of the other
         ("parameter", np.ndarray),  # the formula's third argument, one or one for each channel
-        ("parameter_factor", np.ndarray),  # (N, C or 1, S): multiplies that of each element
+        ("parameter_factor", np.ndarray),  # (N or 1, C or 1, S): multiplies that of each element
         ("loss_weight", Any),  # float32: what both gradients are multiplied with
     ],
 )
 Loop = Callable[[Blobs, Weights], Result]
-NO_PARAMETER = np.zeros(1, np.float32)
+NO_PARAMETER, ONE_PARAMETER = np.zeros(1, np.float32), np.ones(1, np.float32)
 BLOB = np.zeros((1, 1, 1), np.float32)
 EXAMPLE = Blobs(BLOB, BLOB, BLOB, BLOB, NO_PARAMETER, BLOB, ONE), uniform(1)
 
@@ -60,12 +62,42 @@ def pointwise(formula: Formula, blobs: Blobs, weights: Weights, dtype: Any = np.
     The sum is not finite where a bottom is not, whatever that element weighs, or where the gradient
     overflows. With `dtype` float64 NumPy computes in that precision.
     """
+    if blobs.prediction.shape[2] < SHORTEST_ROW:
+        blobs, weights = with_long_rows(blobs, weights)
     channels, positions = blobs.prediction.shape[1:]
     has_rows = positions >= SHORTEST_ROW
     if dtype == np.float64 or (weights.any_channel and not has_rows):
         return run_blocks(formula, blobs, weights, dtype)
     is_shared = has_rows and (weights.any_channel or weights.mask.shape[1] == 1 < channels)
     return loop(formula, is_shared)(blobs, weights)
+
+
+def with_long_rows(blobs: Blobs, weights: Weights) -> Tuple[Blobs, Weights]:
+    """The same elements with channels, and with images that weigh the same, side by side.
+
+    They stay as they are where channels share a mask or weights, or have their own class weights.
+    """
+    batch, channels, positions = blobs.prediction.shape
+    given = [
+        each for each in (weights.mask, weights.of_element, blobs.parameter_factor) if each.size
+    ]
+    is_shared = weights.any_channel or any(each.shape[1] < channels for each in given)
+    if is_shared or weights.positive.shape[1] > 1 or blobs.prediction.size == 0:
+        return blobs, weights
+    parameter, factor, images = blobs.parameter, blobs.parameter_factor, 1
+    if weights.positive.shape[0] == 1:
+        images = batch if parameter.size == 1 else math.gcd(batch, ROW)
+    if parameter.size > 1:  # a loss has one for each channel, or a factor
+        parameter, factor = ONE_PARAMETER, np.tile(parameter.repeat(positions), images)
+
+    def joined(array: np.ndarray) -> np.ndarray:
+        return array.reshape(-1, 1, images * channels * positions) if array.size else array
+
+    x, t, gradient, opposite = map(joined, blobs[:4])
+    return (
+        Blobs(x, t, gradient, opposite, parameter, joined(factor), blobs.loss_weight),
+        weights._replace(mask=joined(weights.mask), of_element=joined(weights.of_element)),
+    )
 
 
 @functools.lru_cache(maxsize=None)
@@ -230,7 +262,8 @@ def run_rows(blobs: Blobs, weights: Weights, start: int, stop: int) -> Tuple[flo
     fill(parameter, blobs.parameter[0])
     fill(weight, np.float32(weights.positive[0, 0]))
     parameters_differ = blobs.parameter.size + blobs.parameter_factor.size > 1
-    elements_differ = differ(weights) or parameters_differ
+    weights_differ = differ(weights)
+    elements_differ = weights_differ or parameters_differ
     result, bits, opposite_bits = 0.0, 0, 0
     for first in range(start, stop, STRETCH):
         last = min(first + STRETCH, stop)
@@ -245,7 +278,9 @@ def run_rows(blobs: Blobs, weights: Weights, start: int, stop: int) -> Tuple[flo
             image, channel, position = place
             step = min(positions - position, length - done)
             to = done + step
-            weigh(weight[done:to], t[first + done : first + to], weights, image, channel, position)
+            if weights_differ:
+                own = t[first + done : first + to]
+                weigh(weight[done:to], own, weights, image, channel, position)
             if parameters_differ:
                 set_parameter(parameter[done:to], blobs, image, channel, position)
             place = after(step, image, channel, position, channels, positions)
@@ -311,11 +346,12 @@ def set_parameter(
 ) -> None:
     """Sets the formula's third argument for a run of elements of one channel."""
     factor = blobs.parameter_factor
-    if blobs.parameter.size + factor.size > 1:
-        fill(parameter, blobs.parameter[min(channel, blobs.parameter.size - 1)])
+    number = blobs.parameter[min(channel, blobs.parameter.size - 1)]
     if factor.size:
-        here = slice(start, start + parameter.size)
-        multiply(parameter, factor[image, min(channel, factor.shape[1] - 1), here])
+        row = factor[min(image, factor.shape[0] - 1), min(channel, factor.shape[1] - 1)]
+        copy(parameter, row[start : start + parameter.size], number)
+    elif blobs.parameter.size > 1:
+        fill(parameter, number)
 
 
 def differ(weights: Weights) -> bool:
@@ -369,7 +405,8 @@ def weigh_one_by_one(
         weight[i] = own
         third = blobs.parameter[min(channel, blobs.parameter.size - 1)]
         if factor.size:
-            third = third * factor[image, min(channel, factor.shape[1] - 1), position]
+            first, second = min(image, factor.shape[0] - 1), min(channel, factor.shape[1] - 1)
+            third = third * factor[first, second, position]
         parameter[i] = third
         image, channel, position = after(1, image, channel, position, channels, positions)
     return image, channel, position
