@@ -7,7 +7,7 @@ help:
 	@echo "make test       lint and all tests"
 	@echo "make lint       style and types alone: ruff and mypy"
 	@echo "make fuzz       many random cases instead of the few of make test"
-	@echo "make mutants    changes in formulas and weights that the tests must notice (two hours)"
+	@echo "make mutants    changes in formulas and weights that the tests must notice (an hour and a half)"
 	@echo "make bench      time the layers"
 	@echo "make bench-mpi  time data-parallel training"
 

@@ -424,7 +424,7 @@ LAYERS = [
         ],
         {
             "alpha": Number(0.75, None, minimum=0, maximum=1, or_none=True),
-            "gamma": Number(0, 0.5, 1, 5, minimum=0),
+            "gamma": Number(0, 0.5, 1, 3, 5, minimum=0),
             "normalization": Word("VALID", "POSITIVE", "WEIGHT", "FULL", "BATCH_SIZE", "NONE"),
             "ignore_label": Number(255),
             "check_labels": CHECK_LABELS,
