@@ -84,18 +84,21 @@ def row(result: Dict[str, Any]) -> str:
     cells = ["x".join(map(str, result["shape"])), str(result["threads"])]
     cells += [f"{ours / count * 1e9:.2f}", f"{ours * 1e6:.0f}"]
     cells += [f"{times[name] / ours:.1f}" if name in times else "" for name in OTHERS]
+    cells += [f"{ours / times[name]:.2f}" if name in times else "" for name in BESIDE]
     cells += [f"{ours / times[name]:.1f}" for name in ("floor", "fetching")]
     cells += [f"{result['extra_memory'] / 1e6:.2f}"]
     return "| " + " | ".join(cells) + " |"
 
 
 OTHERS = ("Caffe", "textbook", "PyTorch")
+BESIDE = ("cross-entropy", "Euclidean")  # other losses of this project, in the same turns
 HEAD = [
     "shape",
     "threads",
     "layer ns/el",
     "layer us",
     *(f"{name} / layer" for name in OTHERS),
+    *(f"layer / {name}" for name in BESIDE),
     "layer / floor",
     "layer / fetching",
     "extra MB",

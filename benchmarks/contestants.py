@@ -287,6 +287,11 @@ def sort_alone(net: caffe.Net) -> Contestant:
     return in_turn(forward, lambda: None)
 
 
+def beside(layer: str) -> Callable[[caffe.Net], Contestant]:
+    """Another layer of this project's over the same inputs, to compare with in turns."""
+    return lambda net: caffe_layers(net_of(layer, {name: net.blobs[name].data for name in "xt"}))
+
+
 def torch_cross_entropy(net: caffe.Net) -> Optional[Contestant]:
     """PyTorch's BCEWithLogitsLoss with pos_weight, summed, on as many threads."""
     try:
@@ -398,6 +403,7 @@ NATIVE_CROSS_ENTROPY = native_layer("SigmoidCrossEntropyLoss", "xt", loss_weight
 NATIVE_SOFTMAX = native_layer("SoftmaxWithLoss", "xt", loss_weight=1)
 NATIVE_EUCLIDEAN = native_layer("EuclideanLoss", "xt", loss_weight=1)
 WEIGHTED = layer_named("SigmoidCrossEntropyWeightLossLayer", "xt", cls_weight=10)
+EUCLIDEAN = layer_named("EuclideanLossLayer", "xt")
 LOSSES: Dict[str, Loss] = {
     "weighted sigmoid cross-entropy": Loss(
         WEIGHTED,
@@ -440,7 +446,7 @@ LOSSES: Dict[str, Loss] = {
         SHAPES,
     ),
     "Euclidean": Loss(
-        layer_named("EuclideanLossLayer", "xt"),
+        EUCLIDEAN,
         NATIVE_EUCLIDEAN,
         textbook_euclidean,
         draw_pair,
@@ -452,7 +458,7 @@ LOSSES: Dict[str, Loss] = {
         NATIVE_EUCLIDEAN,
         textbook_huber,
         draw_pair,
-        {},
+        {"Euclidean": beside(EUCLIDEAN)},
         SHAPES[3:4],
     ),
     "smooth L1": Loss(
@@ -460,7 +466,7 @@ LOSSES: Dict[str, Loss] = {
         NATIVE_EUCLIDEAN,
         textbook_huber,
         draw_pair,
-        {},
+        {"Euclidean": beside(EUCLIDEAN)},
         SHAPES[3:4],
     ),
     "sigmoid focal": Loss(
@@ -468,7 +474,7 @@ LOSSES: Dict[str, Loss] = {
         NATIVE_CROSS_ENTROPY,
         textbook_focal,
         draw_labels,
-        {},
+        {"cross-entropy": beside(WEIGHTED)},
         SHAPES[2:3],
     ),
     "Dice": Loss(
@@ -476,7 +482,7 @@ LOSSES: Dict[str, Loss] = {
         NATIVE_CROSS_ENTROPY,
         textbook_dice,
         draw_labels,
-        {},
+        {"cross-entropy": beside(WEIGHTED)},
         SHAPES[2:3],
     ),
     "Tversky": Loss(
@@ -484,7 +490,7 @@ LOSSES: Dict[str, Loss] = {
         NATIVE_CROSS_ENTROPY,
         textbook_tversky,
         draw_labels,
-        {},
+        {"cross-entropy": beside(WEIGHTED)},
         SHAPES[2:3],
     ),
     "Lovász hinge": Loss(
