@@ -2,15 +2,15 @@
 
 import functools
 import hashlib
-import inspect
 import types
 from pathlib import Path
-from typing import Any, Callable, Dict, Iterable, Set, Tuple
+from typing import Any, Callable, Dict, Iterable, Tuple
 
 import numba
 import numpy as np
 from llvmlite import ir
-from numba.extending import intrinsic, overload
+from numba.core.compiler import Compiler
+from numba.extending import intrinsic
 
 from caffe_losses import elementary
 from caffe_losses.elementary import HALF, ONE, ZERO
@@ -62,7 +62,7 @@ def llvm_function(name: str) -> Callable:
     return function
 
 
-floor_of, absolute_of = llvm_function("llvm.floor"), llvm_function("llvm.fabs")
+floor, absolute = llvm_function("llvm.floor"), llvm_function("llvm.fabs")
 
 
 @intrinsic
@@ -142,48 +142,46 @@ def add_in_32_bits(typing: Any, total: Any, number: Any) -> Any:
     return int32(int32, float32), generate
 
 
-IMPLEMENTED: Set[Callable] = set()
+OPTIONS = {
+    # Only what cannot change a result's digits by more than rounding once instead of twice.
+    "fastmath": {"contract", "nsz"},
+    "nogil": True,
+    "error_model": "numpy",
+    "no_cfunc_wrapper": True,
+}
 
 
-def implements(function: Callable) -> Callable[[Callable], Callable]:
-    """Registers what is decorated as the form that a function has in compiled code."""
+class Inliner(Compiler):
+    """Numba's compiler for functions that LLVM makes part of their callers, however long.
 
-    def register(implementation: Callable) -> Callable:
-        def choose(*types: Any) -> Callable:
-            return implementation
+    Numba can do that itself, with inline="always", but compiles the copies as long as originals.
+    """
 
-        choose.__signature__ = inspect.signature(implementation)  # type: ignore[attr-defined]
-        overload(function, inline="always")(choose)
-        IMPLEMENTED.add(function)
-        return implementation
-
-    return register
+    def __init__(self, *arguments: Any) -> None:
+        super().__init__(*arguments)
+        self.state.flags.forceinline = True
 
 
-@implements(rows.add)
-def add(total: Any, value: Any) -> Any:
-    return sum_in_any_order(total, value)
+# Only Python needs the wrapper that unpacks arguments, and it takes time to compile.
+INNER = {**OPTIONS, "no_cpython_wrapper": True}
+INLINED = {**INNER, "pipeline_class": Inliner}
+inlined = numba.njit(**INLINED)
 
 
-@implements(rows.tally)
+@inlined
 def tally(count: Any, condition: Any) -> Any:
     # Whole numbers would take an instruction more.
     return sum_in_any_order(count, select(condition, ONE, ZERO))
 
 
-@implements(rows.add_bits)
-def add_bits(total: Any, number: Any) -> Any:
-    return add_in_32_bits(total, number)
-
-
-@implements(elementary.exp)
+@inlined
 def exp(z: Any) -> Any:
     shifted = z * LOG2_OF_E + SHIFT
     k = shifted - SHIFT
     return select(z < SMALLEST_EXPONENT, ZERO, scaled_exp(shifted, z - k * LN2_HIGH - k * LN2_LOW))
 
 
-@implements(elementary.exp_of_sum)
+@inlined
 def exp_of_sum(z: Any, tail: Any) -> Any:
     shifted = (z + tail) * LOG2_OF_E + SHIFT
     k = shifted - SHIFT
@@ -191,7 +189,7 @@ def exp_of_sum(z: Any, tail: Any) -> Any:
     return select(z + tail < SMALLEST_EXPONENT, ZERO, scaled_exp(shifted, r))
 
 
-@numba.njit(inline="always")
+@inlined
 def scaled_exp(shifted: Any, r: Any) -> Any:
     """2^k e^r, for the sum of k and SHIFT."""
     square = r * r
@@ -200,54 +198,7 @@ def scaled_exp(shifted: Any, r: Any) -> Any:
     return scale + scale * (r + square * polynomial)
 
 
-@implements(rows.order)
-def order(number: Any) -> Any:
-    return in_order(number)
-
-
-@implements(rows.from_order)
-def from_order(number: Any) -> Any:
-    return in_order_reversed(number)
-
-
-@numba.njit(inline="always")
-def parts_of(z: Any) -> Any:
-    """k and f with z = 2^k (1 + f) for a positive z, 0 <= f < 1; denormal ones are scaled first."""
-    is_small = z < SMALLEST_NORMAL
-    normal = select(is_small, z * TWO_TO_32, z)
-    return exponent(normal) - select(is_small, THIRTY_TWO, ZERO), mantissa(normal) - ONE
-
-
-@implements(elementary.log)
-def log(z: Any) -> Any:
-    k, f = parts_of(z)
-    return k * LN2 + elementary.log1p(f)
-
-
-@implements(elementary.power)
-def power(base: Any, exponent: Any) -> Any:
-    k, f = parts_of(base)
-    # 2^(exponent k) 2^(exponent log2(1 + f)): the first of these exponents may be large, and is
-    # exact for an exponent of few digits; what it loses would be the first digits of the result.
-    first = exponent * select(base == ZERO, LOG2_OF_ZERO, k)
-    second = exponent * (elementary.log1p(f) * LOG2_OF_E)
-    shifted = first + second + SHIFT
-    r = (first - (shifted - SHIFT) + second) * LN2
-    return select(first + second < LOWEST_K, ZERO, scaled_exp(shifted, r))
-
-
-@implements(elementary.square)
-def square(z: Any) -> Any:
-    # A denormal product would take many times as long as another one.
-    return select(z < SMALLEST_TO_SQUARE, ZERO, z) * z
-
-
-@implements(elementary.floor)
-def floor(z: Any) -> Any:
-    return floor_of(z)
-
-
-@implements(elementary.log1p)
+@inlined
 def log1p(e: Any) -> Any:
     u = e - HALF
     square = u * u
@@ -257,32 +208,66 @@ def log1p(e: Any) -> Any:
     return e * (low + fourth * high)
 
 
-@implements(elementary.where)
-def where(condition: Any, first: Any, second: Any) -> Any:
-    return select(condition, first, second)
+@inlined
+def parts_of(z: Any) -> Any:
+    """k and f with z = 2^k (1 + f) for a positive z, 0 <= f < 1; denormal ones are scaled first."""
+    is_small = z < SMALLEST_NORMAL
+    normal = select(is_small, z * TWO_TO_32, z)
+    return exponent(normal) - select(is_small, THIRTY_TWO, ZERO), mantissa(normal) - ONE
 
 
-@implements(elementary.absolute)
-def absolute(z: Any) -> Any:
-    return absolute_of(z)
+@inlined
+def log(z: Any) -> Any:
+    k, f = parts_of(z)
+    return k * LN2 + log1p(f)
 
 
-@implements(elementary.maximum)
+@inlined
+def power(base: Any, exponent: Any) -> Any:
+    k, f = parts_of(base)
+    # 2^(exponent k) 2^(exponent log2(1 + f)): the first of these exponents may be large, and is
+    # exact for an exponent of few digits; what it loses would be the first digits of the result.
+    first = exponent * select(base == ZERO, LOG2_OF_ZERO, k)
+    second = exponent * (log1p(f) * LOG2_OF_E)
+    shifted = first + second + SHIFT
+    r = (first - (shifted - SHIFT) + second) * LN2
+    return select(first + second < LOWEST_K, ZERO, scaled_exp(shifted, r))
+
+
+@inlined
+def square(z: Any) -> Any:
+    # A denormal product would take many times as long as another one.
+    return select(z < SMALLEST_TO_SQUARE, ZERO, z) * z
+
+
+@inlined
 def maximum(first: Any, second: Any) -> Any:
     return select(first > second, first, second)
 
 
-@implements(elementary.minimum)
+@inlined
 def minimum(first: Any, second: Any) -> Any:
     return select(first < second, first, second)
 
 
-OPTIONS = {
-    # Only what cannot change a result's digits by more than rounding once instead of twice.
-    "fastmath": {"contract", "nsz"},
-    "nogil": True,
-    "error_model": "numpy",
-    "no_cfunc_wrapper": True,
+# The forms that functions have in compiled code.
+COMPILED: Dict[Callable, Any] = {
+    elementary.exp: exp,
+    elementary.exp_of_sum: exp_of_sum,
+    elementary.log1p: log1p,
+    elementary.log: log,
+    elementary.power: power,
+    elementary.square: square,
+    elementary.floor: floor,
+    elementary.where: select,
+    elementary.absolute: absolute,
+    elementary.maximum: maximum,
+    elementary.minimum: minimum,
+    rows.add: sum_in_any_order,
+    rows.tally: tally,
+    rows.add_bits: add_in_32_bits,
+    rows.order: in_order,
+    rows.from_order: in_order_reversed,
 }
 
 
@@ -307,6 +292,8 @@ def compiled(function: Callable, owner: str = "", **names: Any) -> Any:
     each process, so that those of two loops that two processes have cached would else be taken for
     each other.
     """
+    if function in COMPILED:
+        return COMPILED[function]
     return (
         compiled_for(function, owner, **names) if uses(function, names) else compiled_for(function)
     )
@@ -314,18 +301,16 @@ def compiled(function: Callable, owner: str = "", **names: Any) -> Any:
 
 def uses(function: Callable, names: Iterable[str]) -> bool:
     """Whether a function uses one of these names, or one that it calls does."""
+    if function in COMPILED:
+        return False
     is_direct = any(name in names for name in function.__code__.co_names)
     return is_direct or any(uses(called, names) for called in calls(function).values())
 
 
 def calls(function: Callable) -> Dict[str, Callable]:
-    """The functions that one calls, but for those that have another form in compiled code."""
+    """The functions that one calls."""
     used = ((name, function.__globals__.get(name)) for name in function.__code__.co_names)
-    return {
-        name: value
-        for name, value in used
-        if isinstance(value, types.FunctionType) and value not in IMPLEMENTED
-    }
+    return {name: value for name, value in used if isinstance(value, types.FunctionType)}
 
 
 @functools.lru_cache(maxsize=None)
@@ -336,8 +321,7 @@ def compiled_for(function: Callable, owner: str = "", **names: Any) -> Any:
     become part of those that call them.
     """
     is_of_loops = function.__module__.startswith("caffe_losses.loops.")
-    # Only Python needs the wrapper that unpacks arguments, and it takes time to compile.
-    options = {**OPTIONS, "no_cpython_wrapper": True} if is_of_loops else {"inline": "always"}
+    options = INNER if is_of_loops else INLINED
     name = f"{function.__name__}_of_{owner or fingerprint()}"
     return numba.njit(**options)(linked(function, name, owner, **names))
 

@@ -226,18 +226,20 @@ def test_processes_that_start_at_once_on_an_empty_cache_are_all_right(package, r
 
 
 def compiled(function):
-    """A function of float32 arrays that applies the compiled form of an elementary one."""
+    """The compiled form of an elementary function, for an array and other arguments, in float32."""
     from caffe_losses.loops import numba_engine
 
-    def apply(numbers, out):
+    form = numba_engine.compiled(function)
+
+    def apply(out, numbers, *others):
         for i in range(numbers.size):
-            out[i] = function(numbers[i])
+            out[i] = form(numbers[i], *others)
 
     loop = numba.njit(**numba_engine.OPTIONS)(apply)
 
-    def of_array(numbers):
+    def of_array(numbers, *others):
         out = np.empty_like(numbers)
-        loop(numbers, out)
+        loop(out, numbers, *map(np.float32, others))
         return out
 
     return of_array
@@ -296,6 +298,31 @@ def test_a_compiled_square_is_never_denormal():
         np.array([2e-38, 1e-19, 1e-30, 1.1e-19, np.nan], np.float32)
     )
     assert (found[:3] == 0).all() and found[3] > SMALLEST_NORMAL and np.isnan(found[4])
+
+
+def floats(low, high):
+    """A regular part of the float32 from the one to the other."""
+    return np.arange(bits(low), bits(high), EVERY, dtype=np.int32).view(np.float32)
+
+
+@pytest.mark.parametrize("low, high", [(1, 8), (1000, 1024), (2.0**126, 2.0**127)])
+def test_the_compiled_logarithm_is_right_to_its_last_digits(low, high):
+    z = floats(low, high)
+    right = np.log(z.astype(np.float64))
+    assert (np.abs(compiled(elementary.log)(z) - right) <= 2.0**-22 * np.maximum(right, 0.5)).all()
+
+
+@pytest.mark.parametrize("exponent", [0, 0.5, 0.75, 2, 5, 33.3])
+def test_the_compiled_power_loses_digits_only_to_its_exponent(exponent):
+    power = compiled(elementary.power)
+    for low, high in [(0.5, 1), (2.0**-7, 2.0**-6), (2.0**-126, 2.0**-125)]:
+        z = floats(low, high)
+        right = z.astype(np.float64) ** float(np.float32(exponent))
+        normal = right > SMALLEST_NORMAL
+        error = np.abs(power(z, exponent)[normal] / right[normal] - 1)
+        assert error.max(initial=0) < 2.5e-7 * max(1, exponent)
+    ends = power(np.float32([1, 0]), exponent)
+    np.testing.assert_array_equal(ends, [1, exponent == 0])
 
 
 def test_each_function_of_a_cached_loop_has_the_name_of_that_loop_or_of_the_sources():

@@ -1,18 +1,14 @@
 """The losses of a softmax where digits are easily lost, and which positions OHEM keeps."""
 
-import os
-
 import numpy as np
 import pytest
 
-from caffe_losses import elementary, losses
-from caffe_losses.loops import engine
+from caffe_losses import losses
 from support import oracle
 from support.layers import LAYER, draw, expected, layer_of, row_with
 from support.nets import loss_and_gradients, loss_net
 
 SMALLEST_NORMAL = np.finfo(np.float32).tiny
-EVERY = int(os.environ.get("EVERY_FLOAT", 1009))
 
 
 def scores(classes, scale, arranged):
@@ -142,52 +138,3 @@ def test_ohem_counts_neither_ignored_positions_nor_those_without_weight():
 
 def test_ohem_keeps_the_first_of_equally_hard_positions():
     assert kept_by([[0, 1]] * 6, [0] * 6, keep_ratio=0.5) == [0, 1, 2]
-
-
-@pytest.mark.skipif(engine.name() != "numba", reason="NumPy's own functions are exact enough")
-class TestElementaryFunctions:
-    """Those of compiled code, over float32 of a few powers of two; `make fuzz` tries all."""
-
-    @staticmethod
-    def floats(low, high):
-        bits = np.float32([low, high]).view(np.int32)
-        return np.arange(bits[0], bits[1], EVERY, dtype=np.int32).view(np.float32)
-
-    @staticmethod
-    def compiled(function):
-        """A function of an array of float32 and a number, which compiled code applies."""
-        import numba
-
-        from caffe_losses.loops import numba_engine  # noqa: F401  (registers the functions)
-
-        @numba.njit
-        def apply(out, z, number):
-            for i in range(out.size):
-                out[i] = function(z[i], number)
-
-        def of_array(z, number):
-            out = np.empty_like(z)
-            apply(out, z, np.float32(number))
-            return out.astype(np.float64)
-
-        function = numba.njit(function)
-        return of_array
-
-    def test_the_logarithm(self):
-        log = self.compiled(lambda z, number: elementary.log(z))
-        for low, high in [(1, 8), (1000, 1024), (2.0**126, 2.0**127)]:
-            z = self.floats(low, high)
-            right = np.log(z.astype(np.float64))
-            assert (np.abs(log(z, 0) - right) <= 2.0**-22 * np.maximum(right, 0.5)).all()
-
-    def test_the_power(self):
-        power = self.compiled(lambda z, number: elementary.power(z, number))
-        for exponent in np.float32([0, 0.5, 0.75, 2, 5, 33.3]):
-            for low, high in [(0.5, 1), (2.0**-7, 2.0**-6), (2.0**-126, 2.0**-125)]:
-                z = self.floats(low, high)
-                right = z.astype(np.float64) ** float(exponent)
-                normal = right > SMALLEST_NORMAL
-                error = np.abs(power(z, exponent)[normal] / right[normal] - 1)
-                assert error.max(initial=0) < 2.5e-7 * max(1, exponent)
-            ends = power(np.float32([1, 0]), exponent)
-            np.testing.assert_array_equal(ends, [1, exponent == 0])
