@@ -10,13 +10,18 @@ SEED = 1701  # as in Caffe's GradientChecker
 
 def read_net(path: str) -> Any:
     """The NetParameter in a prototxt."""
-    from google.protobuf import text_format
-
     from caffe_losses.import_caffe import caffe
+
+    return read_prototxt(path, caffe.proto.caffe_pb2.NetParameter())
+
+
+def read_prototxt(path: str, message: Any) -> Any:
+    """The message with what the prototxt says."""
+    from google.protobuf import text_format
 
     try:
         with open(path) as file:
-            return text_format.Parse(file.read(), caffe.proto.caffe_pb2.NetParameter())
+            return text_format.Merge(file.read(), message)
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: {getattr(error, 'strerror', None) or error}") from error
     except text_format.ParseError as error:

@@ -7,8 +7,8 @@ from collections import deque
 from typing import Any, Deque, List, MutableSequence
 
 import numpy as np
-from google.protobuf import text_format
 
+from caffe_losses.build_net import read_net, read_prototxt
 from caffe_losses.data_parallel.gradients import GradientAverage
 from caffe_losses.data_parallel.mpi import attach_to, require_same, tell_caffe
 from caffe_losses.data_parallel.ranks import MPI, Meeting, comm
@@ -64,15 +64,6 @@ def is_due(interval: int, iteration: int) -> bool:
     return interval > 0 and iteration % interval == 0
 
 
-def read_prototxt(path: str, message: Any) -> Any:
-    """The message with what the text file says."""
-    with open(path) as file:
-        try:
-            return text_format.Merge(file.read(), message)
-        except text_format.ParseError as error:
-            raise ValueError(f"{path} is not a {type(message).__name__}: {error}") from error
-
-
 def read_train_net(param: Any) -> Any:
     """The NetParameter of the net that the solver trains."""
     for field in ("train_net_param", "net_param"):
@@ -81,7 +72,7 @@ def read_train_net(param: Any) -> Any:
     path = param.train_net or param.net
     if not path:
         raise ValueError('the solver names no net; write `net: "train.prototxt"`')
-    return read_prototxt(path, caffe_pb2.NetParameter())
+    return read_net(path)
 
 
 def require_cpu(param: Any) -> None:
@@ -154,7 +145,7 @@ def make_solver(param: Any, prefix: str) -> Any:
         for field in ("test_iter", "test_interval", "test_net", "test_net_param", "test_state"):
             own.ClearField(field)
     with tempfile.NamedTemporaryFile("w", suffix=".prototxt") as file:
-        file.write(text_format.MessageToString(own))
+        file.write(str(own))
         file.flush()
         return caffe.get_solver(file.name)
 
