@@ -13,8 +13,8 @@ try:
 except ImportError:  # Python 3.6
     from queue import Queue as SimpleQueue  # type: ignore[assignment]
 
-Part = TypeVar("Part")
-Result = TypeVar("Result")
+AnyPart = TypeVar("AnyPart")  # of a blob: elements, images or an index
+Output = TypeVar("Output")
 
 
 def thread_count() -> int:
@@ -113,11 +113,11 @@ def withdraw_all(requests: Sequence[Help]) -> None:
         raise
 
 
-def for_each_part(function: Callable[[Part], Result], parts: Sequence[Part]) -> List[Result]:
+def for_each_part(function: Callable[[AnyPart], Output], parts: Sequence[AnyPart]) -> List[Output]:
     """`function(part)` of all parts, in their order, worked out by as many threads as there are."""
     if len(parts) == 1:
         return [function(parts[0])]
-    results: Dict[int, Result] = {}
+    results: Dict[int, Output] = {}
     numbers: Iterator[int] = iter(range(len(parts)))  # advancing it is atomic
 
     def work() -> None:
