@@ -1,5 +1,6 @@
 """Errors of the layers in real Caffe: each says what was found, what was expected and the fix."""
 
+import contextlib
 import json
 import warnings
 
@@ -603,14 +604,33 @@ def test_predictions_of_any_size_give_the_right_gradient_or_an_error(layer, size
         np.testing.assert_allclose(gradients[name], gradient, rtol=1e-5, atol=1e-6 * size)
 
 
+LARGE = (3, 3, 121, 123)  # of several parts, which several threads work on
+
+
+@contextlib.contextmanager
+def numpy_may_not_complain():
+    with warnings.catch_warnings(), np.errstate(all="raise"):
+        warnings.simplefilter("error")
+        yield
+
+
 @pytest.mark.parametrize("size", [1e-30, 1, 200])
 @each_row
 def test_no_warning_of_numpy_comes_from_a_large_blob(row, size):
     """Nor a FloatingPointError of NumPy's where a script asks for them; threads included."""
-    inputs = draw(row, (3, 3, 121, 123))
+    inputs = draw(row, LARGE)
     assert inputs[row.layer.bottoms[0].name].size > parts.PART
     inputs[row.layer.bottoms[0].name] *= np.float32(size)
-    with warnings.catch_warnings(), np.errstate(all="raise"):
-        warnings.simplefilter("error")
+    with numpy_may_not_complain():
         loss, _ = loss_and_gradients(net_of(row, inputs))
     assert np.isfinite(loss)
+
+
+@each_row
+def test_infinite_numbers_are_an_error_without_a_warning_of_numpy(row):
+    """Whichever thread comes upon them: each has some."""
+    inputs = draw(row, LARGE)
+    inputs[row.layer.bottoms[0].name][...] = np.inf
+    net = net_of(row, inputs)
+    with numpy_may_not_complain():
+        assert "is not finite in" in message_of(FloatingPointError, net.forward)

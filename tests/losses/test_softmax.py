@@ -1,5 +1,7 @@
 """The losses of a softmax where digits are easily lost, and which positions OHEM keeps."""
 
+import warnings
+
 import numpy as np
 import pytest
 
@@ -138,3 +140,16 @@ def test_ohem_counts_neither_ignored_positions_nor_those_without_weight():
 
 def test_ohem_keeps_the_first_of_equally_hard_positions():
     assert kept_by([[0, 1]] * 6, [0] * 6, keep_ratio=0.5) == [0, 1, 2]
+
+
+def test_infinite_weights_of_a_class_without_weight_are_an_error_without_a_warning_of_numpy():
+    label = np.arange(500_000).reshape(2, 500, 500) % 3
+    with warnings.catch_warnings(), np.errstate(all="raise"):
+        warnings.simplefilter("error")
+        with pytest.raises(FloatingPointError, match="the weight is not finite"):
+            losses.weighted_softmax(
+                np.zeros((2, 3, 500, 500)),
+                label,
+                np.full(label.shape, np.inf),
+                class_weight=[0, 1, 1],
+            )
