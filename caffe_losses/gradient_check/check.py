@@ -8,12 +8,7 @@ import numpy as np
 from caffe_losses.gradient_check import nets, probes
 from caffe_losses.gradient_check.explanation import causes
 from caffe_losses.gradient_check.judgement import Judge, Options
-from caffe_losses.gradient_check.layer_function import (
-    LayerFunction,
-    ShapeDependsOnData,
-    Variable,
-    unchanged,
-)
+from caffe_losses.gradient_check.layer_function import LayerFunction, ShapeDependsOnData, Variable
 from caffe_losses.gradient_check.report import CANNOT_TELL, OK, SKIPPED, WRONG, Report, Row
 
 # A Split is Caffe's own and in no prototxt; the backward of the others aborts the process, or they
@@ -50,7 +45,7 @@ def check_gradients(
         raise ValueError(f"no elements and so no gradient in {', '.join(empty)}")
     rows: List[Row] = []
     known: Set[str] = set()
-    with unchanged(net):
+    with nets.unchanged(net):
         nets.fill_inputs(net, inputs or {}, settings.seed)
         layers = nets.layer_parameters(net)
         with_backward = nets.layers_with_backward(net, layers)

@@ -4,9 +4,7 @@ Each layer is checked by itself, as Caffe's GradientChecker does: what is wrong 
 the layer, and neither the rounding nor the kinks of the layers above get in the way.
 """
 
-import contextlib
-import itertools
-from typing import Any, Dict, Iterator, List, NamedTuple, Optional, Sequence, Set, Tuple
+from typing import Any, Dict, List, NamedTuple, Optional, Sequence, Set, Tuple
 
 import numpy as np
 
@@ -195,18 +193,3 @@ def name_in_prototxt(net: Any, blob: str) -> str:
         if blob in tops and net.layer_dict[layer].type == "Split":
             return net.bottom_names[layer][0]
     return blob
-
-
-@contextlib.contextmanager
-def unchanged(net: Any) -> Iterator[None]:
-    """Restores the data and diffs of all blobs and parameters at its end."""
-    blobs = [*net.blobs.values(), *itertools.chain(*net.params.values())]
-    before = [(blob, blob.data.copy(), blob.diff.copy()) for blob in blobs]
-    try:
-        yield
-    finally:
-        for blob, data, diff in before:
-            if tuple(blob.shape) != data.shape:
-                blob.reshape(*data.shape)
-            blob.data[...] = data
-            blob.diff[...] = diff

@@ -1,9 +1,10 @@
-"""The net around one Python layer, the inputs of any net, and what its layers are set to."""
+"""The net around one Python layer; of any net, the inputs, the layers' settings and the state."""
 
+import contextlib
 import itertools
 import re
 import tempfile
-from typing import Any, Dict, Mapping, Sequence, Set, Union
+from typing import Any, Dict, Iterator, Mapping, Sequence, Set, Union
 
 import numpy as np
 
@@ -125,3 +126,18 @@ def fill_inputs(net: Any, inputs: Mapping[str, Union[str, np.ndarray]], seed: in
         net.blobs[name].data[...] = array
     if net.inputs and not any(net.blobs[name].data.any() for name in net.inputs):
         raise ValueError("the net's inputs are all zero: fill them, or pass inputs")
+
+
+@contextlib.contextmanager
+def unchanged(net: Any) -> Iterator[None]:
+    """Restores the data and diffs of all blobs and parameters at its end."""
+    blobs = [*net.blobs.values(), *itertools.chain(*net.params.values())]
+    before = [(blob, blob.data.copy(), blob.diff.copy()) for blob in blobs]
+    try:
+        yield
+    finally:
+        for blob, data, diff in before:
+            if tuple(blob.shape) != data.shape:
+                blob.reshape(*data.shape)
+            blob.data[...] = data
+            blob.diff[...] = diff
