@@ -15,7 +15,7 @@ import sys
 import traceback
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
-from typing import Any, Dict, Optional, Sequence, Tuple, Union
+from typing import Any, Dict, Optional, Sequence, Union
 
 import numpy as np
 
@@ -36,13 +36,12 @@ NET_OPTIONS = "input", "force_backward", "weights"
 LAYER_OPTIONS = "module", "layer", "bottom", "param_str", "loss_weight"
 
 
-def bottom(text: str) -> Tuple[Sequence[int], str]:
-    """The shape of [SHAPE:]DRAW, SHAPE or FILE, and the draw or file."""
+def bottom(text: str, random: np.random.RandomState) -> np.ndarray:
+    """What [SHAPE:]DRAW, SHAPE or FILE stands for."""
     has_shape = re.match("[0-9]+(,[0-9]+)*(:|$)", text)
     shape, _, given = text.partition(":") if has_shape else (DEFAULT_SHAPE, "", text)
     sizes = [int(size) for size in shape.split(",")]
-    given = given or "normal"
-    return nets.array_of(given, sizes, np.random.RandomState(0)).shape, given
+    return nets.array_of(given or "normal", sizes, random)
 
 
 def parse(argv: Optional[Sequence[str]]) -> argparse.Namespace:
@@ -137,13 +136,15 @@ def check(arguments: argparse.Namespace) -> Report:
             if not os.path.isfile(arguments.weights):
                 raise ValueError(f"there is no file {arguments.weights}")
             net.copy_from(arguments.weights)
-        named = [text.partition("=")[::2] for text in arguments.input]
-        inputs = {**dict.fromkeys(net.inputs, "normal"), **dict(named)}
+        inputs = dict.fromkeys(net.inputs, "normal")
+        inputs.update(text.partition("=")[::2] for text in arguments.input)
     else:
-        shapes, draws = zip(*map(bottom, arguments.bottom or ["normal"] * 2))
+        random = np.random.RandomState(seed)
+        bottoms = [bottom(text, random) for text in arguments.bottom or ["normal"] * 2]
+        shapes = [each.shape for each in bottoms]
         layer = arguments.module, arguments.layer, shapes, arguments.param_str
         net = nets.python_layer_net(*layer, arguments.loss_weight, phase, seed)
-        inputs = dict(zip(net.inputs, draws))
+        inputs = dict(zip(net.inputs, bottoms))
     chosen = arguments.label, arguments.only, arguments.only_python
     return check_gradients(net, inputs, *chosen, progress=progress_bar, **given)
 
