@@ -231,19 +231,16 @@ class Judge:
 
 def groupings_of(gradient: np.ndarray, masks: Arrays) -> Groupings:
     """By the values of labels and masks, by image and by channel."""
-    values = {}
+    numbers = np.arange(gradient.size).reshape(gradient.shape)
+    groupings: Groupings = {}
     for name, mask in masks.items():
-        shape = broadcastable(mask, gradient.shape)
-        if shape and 1 < np.unique(mask).size <= MOST_VALUES:
-            values[f"where {name} is"] = mask.reshape(shape)
-    indices = np.ogrid[tuple(map(slice, gradient.shape))]
-    values.update(zip(("in image", "in channel"), indices))
-    groupings = {}
-    for name, each in values.items():
-        everywhere = np.broadcast_to(each, gradient.shape).ravel()
-        different, starts = np.unique(np.sort(everywhere), return_index=True)
-        groups = np.split(np.argsort(everywhere, kind="mergesort"), starts[1:])
-        groupings[name] = dict(zip(different, groups))
+        shape, values = broadcastable(mask, gradient.shape), np.unique(mask[np.isfinite(mask)])
+        if shape and 1 < values.size <= MOST_VALUES:
+            everywhere = np.broadcast_to(mask.reshape(shape), gradient.shape)
+            groupings[f"where {name} is"] = {each: numbers[everywhere == each] for each in values}
+    for axis, name in zip(range(gradient.ndim), ("in image", "in channel")):
+        groups = np.moveaxis(numbers, axis, 0).reshape(gradient.shape[axis], -1)
+        groupings[name] = dict(enumerate(groups))
     return groupings
 
 
