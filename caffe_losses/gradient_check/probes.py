@@ -93,8 +93,7 @@ def choose_flags(function: LayerFunction) -> Dict[str, str]:
     """
     function.run_backward()
     asked, bottoms = function.asked, function.bottoms
-    labels = [bottom.name in function.labels for bottom in bottoms]
-    unlabelled = [flag and not is_label for flag, is_label in zip(asked, labels)]
+    unlabelled = [flag and each.name not in function.labels for flag, each in zip(asked, bottoms)]
     first_alone = asked[:1] + [False] * len(asked[1:])
     found, errors = [], []
     for function.flags in [asked, *filter(any, (unlabelled, first_alone))]:
