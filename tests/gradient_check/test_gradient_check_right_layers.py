@@ -14,6 +14,7 @@ from caffe import params as P
 
 from caffe_losses.build_net import net_of, read_net
 from caffe_losses.gradient_check import check_gradients
+from caffe_losses.gradient_check.report import WRONG
 from examples.edges import net as edges
 from examples.rare_class import net as rare_class
 from examples.skeleton_flux import net as skeleton_flux
@@ -214,6 +215,12 @@ def test_layers_with_many_kinks_pass(name, seed):
     report = check(*KINKED[name], seed)
     # Rounding hides single elements of the largest, and kinks lie in every larger group.
     assert report.exit_status in ((0, 2) if name.endswith("large") else (0,)), str(report)
+
+
+def test_a_direction_of_which_no_part_is_wrong_is_no_fault():
+    """With this seed kinks make one direction of an L1 loss look wrong, and none of its halves."""
+    report = check(*KINKED["L1 large"], seed=11)
+    assert WRONG not in [row.verdict for row in report.rows], str(report)
 
 
 def verdicts_of(net, inputs=None, **options):
