@@ -165,9 +165,20 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
             if wanted[i]:
                 bottom[i].diff[...] = 0
         self.wanted = wanted[: self.loss.differentiable]
+        self.take_back_what_nobody_wants(bottom)
         if any(self.wanted) and not self.is_left(loss_weight, bottom):
             self.write_gradients(loss_weight, bottom)
         self.left = None
+
+    def take_back_what_nobody_wants(self, bottom: Any) -> None:
+        """Zeroes what forward has left where `propagate_down: false`: a Split would add it up."""
+        left = self.left
+        if left is None or left.wanted == self.wanted:
+            return
+        places = [i for i, has_gradient in enumerate(left.wanted) if has_gradient]
+        for i, own in zip(places, left.checksums):
+            if not self.wanted[i] and [own] == checksums([bottom[i].diff]):
+                bottom[i].diff[...] = 0
 
     def is_left(self, loss_weight: float, bottom: Any) -> bool:
         """Whether the diffs still hold the gradients that are wanted, as forward has left them."""

@@ -207,6 +207,39 @@ def test_propagate_down_that_changes_is_obeyed():
                 )
 
 
+@pytest.mark.parametrize("shape", (SHAPE, LARGER), ids=str)
+@each_row
+def test_a_loss_that_is_only_watched_adds_nothing_to_the_gradient_of_another(row, shape):
+    """With propagate_down false: Caffe's Split adds up the diffs of both losses."""
+    inputs = draw(row, shape)
+    first = next(iter(inputs))
+    watched = layer_of(row).replace("top:", "propagate_down: false " * len(inputs) + "top:")
+    trained = (
+        f'layer {{ name: "trained" type: "EuclideanLoss" top: "trained" '
+        f'bottom: "{first}" bottom: "other" }}'
+    )
+    inputs["other"] = np.random.RandomState(1).randn(*shape).astype(np.float32)
+    net = loss_net(learned(first) + watched + trained, inputs, force_backward=False)
+    gradient = (inputs[first] - inputs["other"]) / shape[0]
+    for _ in range(3):
+        fed(net, inputs).forward()
+        backward(net)
+        np.testing.assert_allclose(net.blobs[first].diff, gradient, rtol=1e-5, atol=1e-7)
+
+
+def test_a_diff_that_was_written_after_forward_stays_where_no_gradient_is_wanted():
+    row = row_with(LAYER["EuclideanLossLayer"])
+    inputs = draw(row, SHAPE)
+    net = loss_net(layer_of(row), inputs)
+    bottom = [net.blobs[name] for name in inputs]
+    net.forward()
+    for blob in bottom:
+        blob.diff[...] = 7
+    net.layers[len(net.layers) - 1].backward([net.blobs["loss"]], [False, False], bottom)
+    for blob in bottom:
+        np.testing.assert_array_equal(blob.diff, np.full(SHAPE, 7))
+
+
 @each_row
 def test_backward_before_any_forward_says_that_a_forward_must_come_first(row):
     inputs = draw(row, SHAPE)
