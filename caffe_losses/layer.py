@@ -48,6 +48,11 @@ def data_of(blob: Any) -> np.ndarray:
     return blob.data if blob.count else np.zeros(tuple(blob.shape), np.float32)
 
 
+def arrays_of(blobs: Any) -> List[np.ndarray]:
+    """The data of blobs."""
+    return [data_of(blobs[i]) for i in range(len(blobs))]
+
+
 # The gradients that forward has left in the bottoms' diffs.
 LeftGradients = NamedTuple(
     "LeftGradients",
@@ -90,7 +95,7 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
         self.settings = parameters.checked(self.name, given, self.loss.parameters)
         self.check_labels = self.settings.pop("check_labels", "never")
         self.has_extremes = has_extremes(self.settings)
-        self.bottoms: List[np.ndarray] = []
+        self.bottoms: List[np.ndarray] = []  # from reshape to forward
         self.shapes: List[Shape] = []  # that have passed the checks
         self.iteration = 0
         self.has_seen_a_batch = False
@@ -107,16 +112,24 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
     @reported
     def reshape(self, bottom: Any, top: Any) -> None:
         # Caffe calls this before every forward, which finds the data here: fetching takes long.
-        self.bottoms = [data_of(bottom[i]) for i in range(len(bottom))]
+        self.bottoms = arrays_of(bottom)
         shapes = [array.shape for array in self.bottoms]
         if shapes != self.shapes:
             self.loss.check_shapes(self.name, self.settings, *shapes)
             self.shapes = shapes
             self.has_loss = False
             top[0].reshape(1)
+            if np.may_share_memory(top[0].data, self.bottoms[0]):
+                raise ValueError(
+                    f"{self.name}: the top has the name of the bottom with the "
+                    f"{self.loss.bottoms[0]}, which the loss would overwrite; give the top a name "
+                    f"of its own"
+                )
 
     @reported
     def forward(self, bottom: Any, top: Any) -> None:
+        # None is kept: Caffe never frees a Python layer, and would not free the blobs either.
+        bottoms, self.bottoms = self.bottoms or arrays_of(bottom), []
         self.iteration += 1
         self.has_loss = False
         self.left = None
@@ -136,8 +149,8 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
             self.ranks,
             self.has_extremes,
         )
-        loss = self.evaluate(evaluation)
-        self.warn_if_nothing_weighs(evaluation.weightless, self.bottoms[0].size)
+        loss = self.evaluate(evaluation, bottoms)
+        self.warn_if_nothing_weighs(evaluation.weightless, bottoms[0].size)
         if any(wanted) and not evaluation.gradient_overflows:
             self.left = LeftGradients(
                 loss_weight, wanted, checksums(evaluation.gradients, evaluation.bits)
@@ -150,10 +163,7 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
     def backward(self, top: Any, propagate_down: Any, bottom: Any) -> None:
         self.has_gone_backward = True
         if not self.has_loss:
-            raise RuntimeError(
-                f"{self.name}: backward without a loss: no forward of these bottoms has succeeded; "
-                f"run a forward first"
-            )
+            raise self.no_loss()
         loss_weight = float(top[0].diff[0])
         if not math.isfinite(loss_weight):
             raise FloatingPointError(
@@ -169,6 +179,13 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
         if any(self.wanted) and not self.is_left(loss_weight, bottom):
             self.write_gradients(loss_weight, bottom)
         self.left = None
+
+    def no_loss(self) -> RuntimeError:
+        """What is wrong where backward finds no loss of its bottoms."""
+        return RuntimeError(
+            f"{self.name}: backward without a loss: no forward of these bottoms has succeeded; run "
+            f"a forward first"
+        )
 
     def take_back_what_nobody_wants(self, bottom: Any) -> None:
         """Zeroes what forward has left where `propagate_down: false`: a Split would add it up."""
@@ -189,6 +206,9 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
 
     def write_gradients(self, loss_weight: float, bottom: Any) -> None:
         """Computes the gradients that are wanted, with the counts of all ranks that forward got."""
+        bottoms = arrays_of(bottom)
+        if [array.shape for array in bottoms] != self.shapes:
+            raise self.no_loss()
         counts = iter(self.exchanged)
         evaluation = Evaluation(
             self.name,
@@ -199,18 +219,18 @@ class LossLayer(caffe.Layer, metaclass=LayerClass):
             ranks=self.ranks,
             has_extremes=self.has_extremes,
         )
-        self.evaluate(evaluation)
+        self.evaluate(evaluation, bottoms)
         if evaluation.gradient_overflows:
             raise FloatingPointError(
                 f"{self.name}: the gradient overflows float32, with the loss_weight "
                 f"{loss_weight:g} (iteration {self.iteration} of this layer); lower the loss_weight"
             )
 
-    def evaluate(self, evaluation: Evaluation) -> float:
+    def evaluate(self, evaluation: Evaluation, bottoms: Sequence[np.ndarray]) -> float:
         """The loss of the bottoms; it is finite."""
-        loss = self.loss.compute(evaluation, *self.bottoms, **self.settings)
+        loss = self.loss.compute(evaluation, *bottoms, **self.settings)
         when = f" (iteration {self.iteration} of this layer)"
-        require_finite_loss(self.name, loss, self.loss.bottoms, self.bottoms, when)
+        require_finite_loss(self.name, loss, self.loss.bottoms, bottoms, when)
         return loss
 
     def mean_over_ranks(self, *counts: float) -> Sequence[float]:

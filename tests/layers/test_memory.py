@@ -1,7 +1,9 @@
 """What a forward and a backward take beside the blobs, and what a layer keeps."""
 
+import gc
 import tracemalloc
 
+import caffe
 import numpy as np
 import pytest
 
@@ -44,6 +46,25 @@ def test_a_large_blob_takes_less_than_4_megabytes_beside_it(row, shape):
     if row.layer.name in BY_IMAGE:
         allowed += BYTES_OF_IMAGE * shape[0]
     assert taken < allowed
+
+
+def blobs_alive():
+    gc.collect()
+    return sum(type(thing) is caffe._caffe.Blob for thing in gc.get_objects())
+
+
+@pytest.mark.one_engine
+def test_a_net_that_is_dropped_frees_its_blobs():
+    """Though Caffe never frees the Python layers in it."""
+    row = DEFAULTS[0]
+    before = blobs_alive()
+    net = loss_net(layer_of(row), draw(row, (2, 3, 4)))
+    for _ in range(2):
+        net.forward()
+        net.backward()
+    assert blobs_alive() > before
+    del net
+    assert blobs_alive() == before
 
 
 @pytest.mark.one_engine

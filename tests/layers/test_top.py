@@ -21,6 +21,17 @@ def test_the_top_has_one_axis_of_one_element(row):
     assert net.blobs["loss"].data.shape == (1,)
 
 
+@pytest.mark.one_engine
+@pytest.mark.parametrize("row", DEFAULTS, ids=name_of)
+def test_a_top_with_the_name_of_a_bottom_is_an_error(row):
+    """Caffe lets a layer work in place, and gives it one blob as bottom and top."""
+    first = next(iter(row.draws))
+    layer = layer_of(row).replace('top: "loss"', f'top: "{first}"')
+    message = f"{row.layer.name}: the top has the name of the bottom with the {first}"
+    with pytest.raises(ValueError, match=message):
+        loss_net(layer, draw(row, (2, 3, 4, 5)))
+
+
 def test_the_documented_reshape_adds_a_loss_to_one_of_caffes_own():
     document = (ROOT / "docs" / "reliability.md").read_text(encoding="utf-8")
     (text,) = re.findall(r"(?s)```prototxt\n(.*?)```", document)

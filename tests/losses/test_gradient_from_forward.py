@@ -266,6 +266,30 @@ def test_backward_after_new_shapes_without_a_forward_says_so(row, net_with):
         backward(net)
 
 
+@each_row
+def test_backward_after_a_bottom_alone_was_reshaped_says_so(row, net_with):
+    net, inputs = net_with(row)
+    net.forward()
+    net.blobs[next(iter(inputs))].reshape(4, 3, 4, 5)
+    with pytest.raises(RuntimeError, match=f"{row.layer}: backward without a loss"):
+        backward(net)
+
+
+@each_row
+def test_backward_reads_the_memory_that_a_bottom_has_now(row, net_with):
+    """A blob that grows gets new memory, and the old one is another's, or the process's no more."""
+    net, inputs = net_with(row, LARGER)
+    net.forward()
+    inputs = {name: array[::-1].copy() for name, array in inputs.items()}
+    for name, array in inputs.items():
+        net.blobs[name].reshape(10 * array.size)
+        net.blobs[name].data[...] = 0  # allocates
+        net.blobs[name].reshape(*array.shape)
+        net.blobs[name].data[...] = array
+    backward(net)
+    assert_gradients(net, row, inputs)
+
+
 @pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf])
 @each_row
 def test_a_diff_of_the_top_that_is_not_finite_is_named_by_backward_alone(row, value, net_with):
