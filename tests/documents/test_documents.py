@@ -123,6 +123,8 @@ def add_to(copy: Path, block: Block) -> None:
     path, code = copy / found.group(1), block.text[found.end() :]
     path.parent.mkdir(exist_ok=True)
     text = path.read_text(encoding="utf-8") if path.exists() else ""
+    if code in text:  # this checkout is one in which somebody has followed the recipe
+        return
     if found.group(2):
         text, count = re.subn(rf"(?m)^ *{found.group(2)} ?= ?\[\n", rf"\g<0>{code}", text)
         assert count == 1
