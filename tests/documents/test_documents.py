@@ -213,6 +213,7 @@ def test_console_blocks_print_what_they_show(name, checkout):
 NUMBER = r"-?\d+\.\d+(?:e[+-]\d+)?|-?\d+e[+-]\d+"
 PLACE = r"\d+(?:,\d+)+"
 MEASURED = re.compile(f"{NUMBER}|{PLACE}")
+ERROR = re.compile(r"\d\.\de[+-]\d+")
 
 
 def assert_numbers_agree(shown: str, printed: str, where: str) -> None:
@@ -230,7 +231,7 @@ def assert_numbers_agree(shown: str, printed: str, where: str) -> None:
     for old, new in zip(MEASURED.findall(shown), found.groups()):
         if "," in old:
             same_place = old == new
-        elif "e" in old:
+        elif ERROR.fullmatch(old):
             least, most = sorted([float(old), float(new)])
             assert most <= 10 * least, f"{where}: {old} for {new}"
         elif same_place:
