@@ -327,6 +327,18 @@ def test_an_error_in_another_thread_is_raised_in_the_one_that_asked(use_threads)
         threads.for_each_part(fail_elsewhere, range(2))
 
 
+@pytest.mark.one_engine
+def test_where_the_system_allows_no_more_threads_the_others_do_the_work(use_threads, monkeypatch):
+    def refuse(thread):
+        raise RuntimeError("can't start new thread")
+
+    use_threads(4)
+    monkeypatch.setattr(threads, "_helpers_of_process", {})
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    for _ in range(2):
+        assert threads.for_each_part(lambda part: part**2, range(8)) == [n**2 for n in range(8)]
+
+
 def test_the_shapes_here_have_several_parts():
     """So that the tests below do work in threads."""
     assert len(parts.parts(np.prod(SEVERAL_PARTS))) >= 3
