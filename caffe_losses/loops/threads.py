@@ -97,10 +97,11 @@ _helpers_of_process: Dict[int, Helpers] = {}
 def helpers() -> Helpers:
     """The helpers of this process; a forked child inherits none of its parent's threads."""
     process = os.getpid()
-    if process not in _helpers_of_process:
+    found = _helpers_of_process.get(process)
+    if found is None:
         _helpers_of_process.clear()
-        _helpers_of_process[process] = Helpers()
-    return _helpers_of_process[process]
+        found = _helpers_of_process[process] = Helpers()  # another thread may clear it at once
+    return found
 
 
 def withdraw_all(requests: Sequence[Help]) -> None:
